@@ -1,0 +1,1 @@
+"""The stories on one host."""

@@ -1,0 +1,240 @@
+"""create disk: a VM disk from an image, or from nothing, in milliseconds when the image is there.
+
+    the disk's own lock           two makers of one disk: the second finds it
+    it is there already           grown when more is asked; a lost base is given back; done
+    record its format             before it exists: no disk is ever met without its format
+    ensure, then hold the entry   under a shared lock: nothing removes it while a disk is made
+    check the size                against the *virtual* size, on a hit as on a miss
+    the backend makes it          under a temporary name, then renames: there whole or not at all
+    refresh the entry's time      its age starts again
+
+Dying on any line leaves no disk, or the disk; the temporary file is overwritten by the next try
+or taken by the next sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from basecache import disks, errors, events
+from basecache.agent.ensure import ensure, entry_name
+from basecache.agent.entry import CHECKS, read_base
+from basecache.agent.parts import Parts
+from basecache.cache import layout as layout_
+from basecache.cache import locks
+from basecache.disks import Base, DiskBackend, DiskRequest, generated, info, legacy
+from basecache.model import Disk, GiB, ImageRole, MiB
+
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FromImage:
+    """Content of an image; a kernel or ramdisk is copied as it is and never grown."""
+
+    image_id: str
+    role: ImageRole = ImageRole.DISK
+    fallback_from_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A swap area."""
+
+    size_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ephemeral:
+    """An empty file system, made for the instance's OS type."""
+
+    size_gib: int
+    os_type: str | None = None
+    guest_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """Nothing at all."""
+
+
+Content = FromImage | Swap | Ephemeral | Blank
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOrder:
+    """A disk somebody wants. ``size_bytes`` 0 is the content's own size; ``backend`` None the
+    host's ``images_type``."""
+
+    instance: str
+    name: str
+    content: Content
+    size_bytes: int = 0
+    backend: str | None = None
+
+
+def create_disk(parts: Parts, order: DiskOrder) -> Disk:
+    """Make the disk, or grow the one that is there.
+
+    Errors: those of ensure, DiskTooSmall, FormatChange, UnknownChoice (the backend), BadName,
+    NoSpace, ToolFailed, StorageFailed.
+    """
+    started = time.monotonic()
+    layout = parts.store.layout
+    backend = backend_of(parts, order)
+    path = layout.disk(order.instance, order.name)
+    with hold_disk(parts, order.instance, order.name):
+        _agree_on_format(parts, order.instance, path, backend.format)
+        disk = backend.find(order.instance, order.name, path)
+        if disk is not None:
+            return _update_existing(parts, order, backend, disk)
+        disk = _make(parts, order, backend, path)
+    seconds = time.monotonic() - started
+    parts.emit(events.DiskCreated(path, backend.name, disk.size_bytes, seconds))
+    return disk
+
+
+def backend_of(parts: Parts, order: DiskOrder) -> DiskBackend:
+    """The backend for an order; kernels and ramdisks are plain files whatever images_type is."""
+    name = order.backend or parts.rules.images_type
+    if isinstance(order.content, FromImage) and order.content.role is not ImageRole.DISK:
+        name = "raw"
+    return disks.by_name(name, parts.store.layout, use_cow_images=parts.rules.use_cow_images)
+
+
+@contextlib.contextmanager
+def hold_disk(parts: Parts, instance: str, name: str) -> Iterator[None]:
+    """The lock under which one disk is made, grown and removed."""
+    lock_name = layout_.disk_lock_name(instance, name)
+    with locks.hold(parts.store.layout.own_lock(lock_name)):
+        yield
+
+
+def info_lock(parts: Parts, instance: str) -> Path:
+    """The lock of an instance's disk.info."""
+    return parts.store.layout.own_lock(f"disk-info-{instance}")
+
+
+def _agree_on_format(parts: Parts, instance: str, path: Path, disk_format: str) -> None:
+    """Record the format before the disk exists; refuse another one for a disk that is there."""
+    lock = info_lock(parts, instance)
+    try:
+        locks.make_folder(path.parent)
+        is_there = path.exists()
+    except OSError as error:
+        raise errors.from_os(error, path, "making the folder of") from error
+    recorded = info.recorded_format(path.parent, path)
+    if recorded not in (None, disk_format) and not is_there:
+        info.forget_format(path.parent, path, lock)
+    info.record_format(path.parent, path, disk_format, lock)
+
+
+def _make(parts: Parts, order: DiskOrder, backend: DiskBackend, path: Path) -> Disk:
+    if isinstance(order.content, Blank):
+        if order.size_bytes <= 0:
+            raise errors.UsageError(f"a blank disk {order.name} needs a size", "give --size")
+        return backend.create(_request(parts, order, path, None))
+    with held_base(parts, order.content) as base:
+        disk = backend.create(_request(parts, order, path, base))
+        parts.store.touch(base.entry.path)
+        return disk
+
+
+def _request(parts: Parts, order: DiskOrder, path: Path, base: Base | None) -> DiskRequest:
+    return DiskRequest(
+        instance=order.instance,
+        name=order.name,
+        path=path,
+        size_bytes=order.size_bytes if base is None else final_size(order, base),
+        base=base,
+        preallocate=parts.rules.preallocate,
+    )
+
+
+def final_size(order: DiskOrder, base: Base) -> int:
+    """The size of the disk: what is asked, never less than the guest sees in the base. Pure."""
+    is_file = isinstance(order.content, FromImage) and order.content.role is not ImageRole.DISK
+    if is_file or order.size_bytes == 0:
+        return base.virtual_size_bytes
+    if order.size_bytes < base.virtual_size_bytes:
+        what = order.content.image_id if isinstance(order.content, FromImage) else order.name
+        raise errors.DiskTooSmall(what, order.size_bytes, base.virtual_size_bytes)
+    return order.size_bytes
+
+
+def _update_existing(parts: Parts, order: DiskOrder, backend: DiskBackend, disk: Disk) -> Disk:
+    """The disk that is there: its base given back if it is gone, and grown if more is asked."""
+    if disk.backing is not None and isinstance(order.content, FromImage):
+        if not disk.backing.exists():
+            with held_base(parts, order.content) as base:
+                legacy.restore_legacy_base(parts.store.layout, disk.path, base)
+        parts.store.touch(disk.backing)
+    if order.size_bytes > disk.size_bytes:
+        return backend.grow(disk, order.size_bytes, preallocate=parts.rules.preallocate)
+    return disk
+
+
+@contextlib.contextmanager
+def held_base(parts: Parts, content: FromImage | Swap | Ephemeral) -> Iterator[Base]:
+    """The entry of a content, made or fetched when it is not there, held so that it stays."""
+    for _ in range(_TRIES):
+        name, image_id = _bring_about(parts, content)
+        with locks.hold(parts.store.layout.lock(name), shared=True):
+            entry = parts.store.find(name)
+            if entry is not None:
+                yield read_base(parts, entry, image_id)
+                return
+    raise errors.Busy(f"entry {name}", "it is removed as soon as it is made")
+
+
+def _bring_about(parts: Parts, content: FromImage | Swap | Ephemeral) -> tuple[str, str | None]:
+    """Have the entry there for now; its name, and the image's id if it is one."""
+    if isinstance(content, FromImage):
+        result = ensure(
+            parts,
+            content.image_id,
+            role=content.role,
+            fallback_from_host=content.fallback_from_host,
+        )
+        return entry_name(parts, result.image, content.role), result.image
+    name, fill = _plan_generated(parts, content)
+    if parts.store.find(name) is None:
+        with locks.hold(parts.store.layout.lock(name)):
+            if parts.store.find(name) is None:
+                with parts.store.stage(name) as stage:
+                    _generate(parts, stage.path("raw"), name, fill)
+    return name, None
+
+
+def _generate(parts: Parts, staged: Path, name: str, fill: _Fill) -> None:
+    size_bytes = fill.size_bytes
+    if fill.plan is None:
+        generated.make_swap(staged, size_bytes // MiB)
+    else:
+        generated.make_file_system(staged, fill.plan, size_bytes=size_bytes)
+    facts = {"format": "raw", "virtual_size_bytes": size_bytes, "checks": [CHECKS]}
+    parts.store.publish(name, staged, facts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fill:
+    size_bytes: int
+    plan: generated.MkfsPlan | None
+
+
+def _plan_generated(parts: Parts, content: Swap | Ephemeral) -> tuple[str, _Fill]:
+    """The name of a generated entry and what goes into it. Pure."""
+    if isinstance(content, Swap):
+        return layout_.swap_name(content.size_mib), _Fill(content.size_mib * MiB, None)
+    plan = generated.plan_ephemeral(
+        content.os_type,
+        content.guest_format,
+        parts.rules.virt_mkfs,
+        parts.rules.default_ephemeral_format,
+    )
+    name = layout_.ephemeral_name(content.size_gib, plan.name_key)
+    return name, _Fill(content.size_gib * GiB, plan)

@@ -1,0 +1,220 @@
+"""ensure: an image is in the cache, verified, or the caller is told why not.
+
+    find                          there: refresh its time, ``existing``; no source is asked
+    describe                      what the source says: format, size, digest
+    the entry's exclusive lock    one fetch over threads, processes and Nova; then look again
+    admit                         room for the download and its conversion, or NoSpace before it
+    fetch into staging            length and digest are checked while it is written
+    inspect                       declared, found and qemu-img's format agree, nothing outside
+    convert                       to raw, when force_raw_images says so
+    publish                       the rename is the commit point: ``cached``
+
+Dying on any line leaves the old state, and litter in staging that the next sweep takes once the
+lock is free. Two at once: the second waits for the lock and finds the entry there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from basecache import errors, events
+from basecache.agent.entry import CHECKS, DIGEST_CHECK, LENGTH_CHECK, read_base
+from basecache.agent.parts import Parts
+from basecache.agent.room import admit
+from basecache.cache import layout as layout_
+from basecache.cache import locks
+from basecache.cache.store import Stage
+from basecache.disks import Base
+from basecache.images import convert, digest, inspect, qemu_img
+from basecache.model import Image, ImageRole, Result, Status
+from basecache.sources import Source
+
+
+def ensure_all(
+    parts: Parts,
+    image_ids: Sequence[str],
+    *,
+    role: ImageRole = ImageRole.DISK,
+    fallback_from_host: str | None = None,
+) -> Iterator[Result]:
+    """Ensure each image in turn; one that fails is a Result with its error, and the rest go on."""
+    for image_id in image_ids:
+        started = time.monotonic()
+        try:
+            yield ensure(parts, image_id, role=role, fallback_from_host=fallback_from_host)
+        except errors.BasecacheError as error:
+            seconds = time.monotonic() - started
+            yield Result(image_id, Status.FAILED, seconds=seconds, error=error)
+
+
+def ensure(
+    parts: Parts,
+    image_id: str,
+    *,
+    role: ImageRole = ImageRole.DISK,
+    fallback_from_host: str | None = None,
+) -> Result:
+    """Have the image in the cache.
+
+    ``fallback_from_host`` names another host's cache to copy from when the source no longer has
+    the image. Errors: NotFound, NoSpace, UnsafeImage, Unverifiable, Corrupt, SourceUnreachable,
+    StorageFailed; after any of them nothing of the image is left behind.
+    """
+    started = time.monotonic()
+    name = entry_name(parts, image_id, role)
+    if (base := find_present(parts, name, image_id)) is not None:
+        return _existing(parts, image_id, base, started)
+    image, source = describe(parts, image_id, fallback_from_host)
+    name = entry_name(parts, image.id, role)
+    with locks.hold(parts.store.layout.lock(name)):
+        entry = parts.store.find(name)
+        if entry is not None:
+            base = read_base(parts, entry, image.id)
+            parts.store.touch(entry.path)
+            return _existing(parts, image.id, base, started)
+        with parts.store.stage(name) as stage:
+            staged, facts = bring_in(parts, stage, image, source, role)
+            entry = parts.store.publish(name, staged, facts)
+    seconds = time.monotonic() - started
+    size = image.size_bytes if image.size_bytes is not None else entry.size_bytes
+    return Result(image.id, Status.CACHED, entry.path, size, seconds, source.name)
+
+
+def entry_name(parts: Parts, image_id: str, role: ImageRole) -> str:
+    """The cache file's name; BadName for an id that may be none.
+
+    A URL stands for the id its source gives it and is looked up by that.
+    """
+    image_id = identify(parts, image_id)
+    layout_.require_image_id(image_id)
+    return layout_.image_entry_name(
+        image_id, role, remove_unused_kernels=parts.rules.remove_unused_kernels
+    )
+
+
+def identify(parts: Parts, image: str) -> str:
+    """The id behind what a person typed, where the source can tell without being asked."""
+    tell = getattr(parts.source, "identify", None)
+    return str(tell(image)) if tell is not None else image
+
+
+def find_present(parts: Parts, name: str, image_id: str) -> Base | None:
+    """The entry, refreshed and known for what it is, or None; nothing is fetched."""
+    if parts.store.find(name) is None:
+        return None
+    with locks.hold(parts.store.layout.lock(name), shared=True):
+        entry = parts.store.find(name)
+        if entry is None:
+            return None
+        base = read_base(parts, entry, image_id)
+        parts.store.touch(entry.path)
+        return base
+
+
+def _existing(parts: Parts, image_id: str, base: Base, started: float) -> Result:
+    parts.emit(events.Hit(image_id, base.entry.path))
+    seconds = time.monotonic() - started
+    return Result(image_id, Status.EXISTING, base.entry.path, seconds=seconds)
+
+
+def describe(parts: Parts, image_id: str, fallback_from_host: str | None) -> tuple[Image, Source]:
+    """What is known of the image, and the source to take it from."""
+    try:
+        if parts.source is None:
+            raise errors.NotFound("image", image_id, "the cache, and no image source is set")
+        return parts.source.describe(image_id), parts.source
+    except errors.NotFound:
+        if fallback_from_host is None or parts.open_peer is None:
+            raise
+    peer = parts.open_peer(fallback_from_host)
+    return peer.describe(image_id), peer
+
+
+def bring_in(
+    parts: Parts, stage: Stage, image: Image, source: Source, role: ImageRole
+) -> tuple[Path, dict[str, Any]]:
+    """From the source to a checked file ready to be published, and what its record will say.
+
+    The caller holds the exclusive lock of the stage's name.
+    """
+    if image.digest is None and parts.rules.require_digest:
+        raise errors.Unverifiable(image.id, source.name)
+    admit(parts, stage, image)
+    copied = _fetch(parts, stage.path("part"), image, source)
+    found = inspect.require_safe(
+        stage.path("part"),
+        image,
+        max_virtual_size_bytes=parts.rules.max_virtual_size_bytes,
+    )
+    staged, image_format = _convert(parts, stage, image, found, role)
+    return staged, _facts(image, source, copied, found, image_format)
+
+
+def _fetch(parts: Parts, target: Path, image: Image, source: Source) -> digest.Copied:
+    started = time.monotonic()
+
+    def report(done_bytes: int) -> None:
+        parts.emit(events.Fetching(image.id, source.name, done_bytes, image.size_bytes))
+
+    with source.open(image) as reader:
+        copied = digest.copy_checked(
+            reader,
+            target,
+            what=f"image {image.id} from {source.name}",
+            size_bytes=image.size_bytes,
+            digest=image.digest,
+            max_bytes=parts.rules.max_virtual_size_bytes,
+            progress=report,
+        )
+    seconds = time.monotonic() - started
+    parts.emit(events.Fetched(image.id, source.name, copied.bytes, seconds))
+    return copied
+
+
+def _convert(
+    parts: Parts, stage: Stage, image: Image, found: inspect.Inspection, role: ImageRole
+) -> tuple[Path, str]:
+    """The file to publish and its format. Kernels and ramdisks are what they are already."""
+    force_raw = parts.rules.force_raw_images and role is ImageRole.DISK
+    step = convert.plan_conversion(found.format, force_raw=force_raw)
+    if isinstance(step, convert.Keep):
+        return stage.path("part"), step.format
+    admit(parts, stage, image, virtual_size_bytes=found.virtual_size_bytes)
+
+    def report(fraction: float) -> None:
+        parts.emit(events.Converting(image.id, step.source_format, "raw", fraction))
+
+    source, target = stage.path("part"), stage.path("raw")
+    qemu_img.convert(source, step.source_format, target, "raw", progress=report)
+    source.unlink()
+    return target, "raw"
+
+
+def _facts(
+    image: Image,
+    source: Source,
+    copied: digest.Copied,
+    found: inspect.Inspection,
+    image_format: str,
+) -> dict[str, Any]:
+    """What the record says. The service's digest is the digest at rest where nothing changed."""
+    checks = [CHECKS]
+    if image.size_bytes is not None:
+        checks.append(LENGTH_CHECK)
+    if image.digest is not None:
+        checks.append(DIGEST_CHECK)
+    as_fetched = image_format == found.format
+    return {
+        "image_id": image.id,
+        "image_name": image.name,
+        "source": source.name,
+        "source_format": found.format,
+        "source_digest": None if image.digest is None else str(image.digest),
+        "digest": str(copied.digest) if as_fetched and copied.digest else None,
+        "format": image_format,
+        "virtual_size_bytes": found.virtual_size_bytes,
+        "checks": sorted(checks),
+    }

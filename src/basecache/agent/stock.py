@@ -1,0 +1,161 @@
+"""What the cache holds: listed, shown, pinned, removed by name, summed up."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from basecache import errors
+from basecache.agent.ensure import identify
+from basecache.agent.entry import valid_record
+from basecache.agent.gather import gather, list_entries
+from basecache.agent.parts import Parts
+from basecache.agent.sweep import remove_planned, sole_sweeper
+from basecache.cache import layout as layout_
+from basecache.cache import pins, records, space
+from basecache.cache.pins import Pin
+from basecache.cache.plan import Policy, plan_sweep
+from basecache.model import Action, Decision, Entry, EntryKind, Reason
+
+_SHOWN = frozenset(
+    {
+        EntryKind.ORIGINAL,
+        EntryKind.RESIZED,
+        EntryKind.KERNEL,
+        EntryKind.SWAP,
+        EntryKind.EPHEMERAL,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One entry with what its record and its pin say; ``age_seconds`` since last seen in use."""
+
+    entry: Entry
+    record: records.Record
+    pin: Pin | None
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """The cache in figures, bytes where not said otherwise; ``entries`` by kind."""
+
+    folder: str
+    entries: dict[str, int]
+    allocated_bytes: int
+    device_bytes: int
+    free_bytes: int
+    promised_bytes: int
+    max_size_bytes: int | None
+    min_free_bytes: int
+    pinned: int
+
+
+def list_held(parts: Parts) -> Iterator[Held]:
+    """Every entry, by name; nothing where there is no cache folder."""
+    entries, _ = list_entries(parts.store.layout)
+    held = pins.read_all(parts.store.layout, parts.emit)
+    now = time.time()
+    for entry in sorted(entries, key=lambda e: e.name):
+        if entry.kind in _SHOWN:
+            record = valid_record(parts, entry)
+            yield Held(entry, record, _holding(held.get(entry.name), now), now - entry.mtime)
+
+
+def _holding(pin: Pin | None, now: float) -> Pin | None:
+    return pin if pin is not None and pin.holds(now) else None
+
+
+def show_held(parts: Parts, what: str) -> Held:
+    """One entry, by its name or its image's id; NotFound."""
+    name = resolve_name(parts, what)
+    entry = parts.store.find(name)
+    if entry is None:
+        raise errors.NotFound("entry", what, str(parts.store.layout.base))
+    now = time.time()
+    pin = _holding(pins.read_all(parts.store.layout, parts.emit).get(name), now)
+    return Held(entry, valid_record(parts, entry), pin, now - entry.mtime)
+
+
+def resolve_name(parts: Parts, what: str) -> str:
+    """The entry that a person means by an entry's name or an image's id."""
+    image_id = identify(parts, what)
+    if image_id == what and layout_.recognise(what) is not EntryKind.UNKNOWN:
+        known = parts.store.find(what) is not None
+        if known or layout_.recognise(what) is not EntryKind.KERNEL:
+            return what
+    return layout_.original_name(layout_.require_image_id(image_id))
+
+
+def pin_entry(
+    parts: Parts, what: str, *, reason: str = "pinned by hand", until: float | None = None
+) -> Pin:
+    """Keep an entry, there or still to come, until a time (seconds since the epoch) or for good."""
+    name = resolve_name(parts, what)
+    image_id = None if name == what else identify(parts, what)
+    parts.store.prepare()
+    return pins.write(parts.store.layout, name, reason=reason, until=until, image_id=image_id)
+
+
+def unpin_entry(parts: Parts, what: str) -> None:
+    """Take a pin away; NotFound when there is none."""
+    pins.remove(parts.store.layout, resolve_name(parts, what))
+
+
+def remove_entry(parts: Parts, what: str) -> Decision:
+    """Remove one entry now, whatever its age, unless it is used or pinned.
+
+    InUse with its users; EvidenceMissing when use cannot be told; NotFound.
+    """
+    name = resolve_name(parts, what)
+    entry = parts.store.find(name)
+    if entry is None:
+        raise errors.NotFound("entry", what, str(parts.store.layout.base))
+    if layout_.recognise(name) is EntryKind.UNKNOWN:
+        raise errors.InUse(entry.path, "its name is not one of the cache's")
+    policy = Policy(0.0, 0.0, remove_unused_kernels=parts.rules.remove_unused_kernels)
+    with sole_sweeper(parts):
+        gathered = gather(parts)
+        planned = plan_sweep(gathered.facts, policy, time.time())
+        decision = next(d for d in planned if d.path == entry.path)
+        if decision.code is Reason.EVIDENCE_MISSING:
+            raise errors.EvidenceMissing(gathered.facts.missing)
+        if decision.action is not Action.REMOVE:
+            raise errors.InUse(entry.path, decision.reason, decision.used_by)
+        own = [d for d in planned if d.action is Action.REMOVE and _goes_with(d, name)]
+        outcome = remove_planned(parts, gathered, own, policy)
+    if entry.path not in outcome.removed:
+        why = "; ".join(trouble.why for trouble in outcome.errors)
+        raise errors.InUse(entry.path, why or "it went meanwhile")
+    return decision
+
+
+def _goes_with(decision: Decision, name: str) -> bool:
+    if decision.kind is EntryKind.TEMPLATE:
+        return decision.path.name.rsplit("_", 2)[0] == name
+    return decision.path.name == name
+
+
+def measure_stock(parts: Parts) -> Stock:
+    """The cache in figures."""
+    layout = parts.store.layout
+    entries, _ = list_entries(layout)
+    now = space.measure(layout)
+    limits = parts.rules.limits(now.device_bytes)
+    kinds = Counter(str(e.kind) for e in entries)
+    held = pins.read_all(layout, parts.emit).values()
+    return Stock(
+        folder=str(layout.base),
+        entries=dict(sorted(kinds.items())),
+        allocated_bytes=now.cache_bytes,
+        device_bytes=now.device_bytes,
+        free_bytes=now.free_bytes,
+        promised_bytes=now.promised_bytes,
+        max_size_bytes=limits.max_size_bytes,
+        min_free_bytes=limits.min_free_bytes,
+        pinned=sum(pin.holds(time.time()) for pin in held),
+    )

@@ -1,0 +1,1 @@
+"""What this host holds: names, locks, records, pins, space, and the plan of what goes."""

@@ -1,0 +1,1 @@
+"""What bytes are: formats, digests, conversion."""
