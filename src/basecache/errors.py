@@ -130,7 +130,10 @@ class FormatChange(BasecacheError):
 
     @property
     def hint(self) -> str | None:
-        return "a guest can write any header into its disk: keep the recorded format, or delete the disk first"
+        return (
+            "a guest can write any header into its disk: keep the recorded format, "
+            "or delete the disk first"
+        )
 
 
 @dataclass(eq=False)
@@ -161,11 +164,17 @@ class NoSpace(BasecacheError):
 
     @property
     def message(self) -> str:
-        return f"{self.path}: {self.needed_bytes} bytes needed, {self.free_bytes} available ({self.why})"
+        return (
+            f"{self.path}: {self.needed_bytes} bytes needed, "
+            f"{self.free_bytes} available ({self.why})"
+        )
 
     @property
     def hint(self) -> str | None:
-        return "free some space, unpin or remove images, or raise [basecache] max_size / lower min_free"
+        return (
+            "free some space, unpin or remove images, or raise [basecache] max_size "
+            "or lower min_free"
+        )
 
 
 @dataclass(eq=False)
@@ -183,7 +192,10 @@ class UnsafeImage(BasecacheError):
 
     @property
     def hint(self) -> str | None:
-        return "nothing of it was kept; have its owner upload it again as a self-contained raw or qcow2 image"
+        return (
+            "nothing of it was kept; have its owner upload it again as a self-contained "
+            "raw or qcow2 image"
+        )
 
 
 @dataclass(eq=False)
@@ -201,7 +213,10 @@ class Unverifiable(BasecacheError):
 
     @property
     def hint(self) -> str | None:
-        return "give the digest, put a SHA256SUMS file beside the image, or set [source] require_digest = false"
+        return (
+            "give the digest, put a SHA256SUMS file beside the image, or set "
+            "[source] require_digest = false"
+        )
 
 
 @dataclass(eq=False)

@@ -126,11 +126,11 @@ def _directory_source(settings: Settings) -> Source:
 
 
 def _url_source(settings: Settings) -> Source:
-    from basecache.sources.url import UrlSource, parse_entry  # noqa: PLC0415
+    from basecache.sources.url import UrlSource, parse_url  # noqa: PLC0415
 
     source = settings.source
     return UrlSource(
-        [parse_entry(text) for text in source.urls],
+        [parse_url(text) for text in source.urls],
         timeout_seconds=source.timeout_seconds,
         connect_timeout_seconds=source.connect_timeout_seconds,
         ca_file=source.cafile,

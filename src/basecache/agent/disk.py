@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basecache import disks, errors, events
-from basecache.agent.ensure import ensure, entry_name
+from basecache.agent.ensure import ensure, entry_name, refresh
 from basecache.agent.entry import CHECKS, read_base
 from basecache.agent.parts import Parts
 from basecache.cache import layout as layout_
@@ -110,7 +110,7 @@ def backend_of(parts: Parts, order: DiskOrder) -> DiskBackend:
 def hold_disk(parts: Parts, instance: str, name: str) -> Iterator[None]:
     """The lock under which one disk is made, grown and removed."""
     lock_name = layout_.disk_lock_name(instance, name)
-    with locks.hold(parts.store.layout.own_lock(lock_name)):
+    with locks.hold(parts.store.layout.own_lock(lock_name), disposable=True):
         yield
 
 
@@ -140,7 +140,7 @@ def _make(parts: Parts, order: DiskOrder, backend: DiskBackend, path: Path) -> D
         return backend.create(_request(parts, order, path, None))
     with held_base(parts, order.content) as base:
         disk = backend.create(_request(parts, order, path, base))
-        parts.store.touch(base.entry.path)
+        refresh(parts, base.entry.path, must_refresh=False)
         return disk
 
 
@@ -172,7 +172,7 @@ def _update_existing(parts: Parts, order: DiskOrder, backend: DiskBackend, disk:
         if not disk.backing.exists():
             with held_base(parts, order.content) as base:
                 legacy.restore_legacy_base(parts.store.layout, disk.path, base)
-        parts.store.touch(disk.backing)
+        refresh(parts, disk.backing, must_refresh=False)
     if order.size_bytes > disk.size_bytes:
         return backend.grow(disk, order.size_bytes, preallocate=parts.rules.preallocate)
     return disk
@@ -199,6 +199,7 @@ def _bring_about(parts: Parts, content: FromImage | Swap | Ephemeral) -> tuple[s
             content.image_id,
             role=content.role,
             fallback_from_host=content.fallback_from_host,
+            must_refresh=False,
         )
         return entry_name(parts, result.image, content.role), result.image
     name, fill = _plan_generated(parts, content)

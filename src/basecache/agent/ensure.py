@@ -16,7 +16,8 @@ lock is free. Two at once: the second waits for the lock and finds the entry the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from basecache.cache.store import Stage
 from basecache.disks import Base
 from basecache.images import convert, digest, inspect, qemu_img
 from basecache.model import Image, ImageRole, Result, Status
-from basecache.sources import Source
+from basecache.sources import Identifying, Source
 
 
 def ensure_all(
@@ -56,16 +57,20 @@ def ensure(
     *,
     role: ImageRole = ImageRole.DISK,
     fallback_from_host: str | None = None,
+    must_refresh: bool = True,
 ) -> Result:
     """Have the image in the cache.
 
     ``fallback_from_host`` names another host's cache to copy from when the source no longer has
-    the image. Errors: NotFound, NoSpace, UnsafeImage, Unverifiable, Corrupt, SourceUnreachable,
+    the image. An entry whose time cannot be refreshed is an error, unless ``must_refresh`` is
+    false: a VM may start all the same (NFS may refuse, OpenStack bug 1809123).
+
+    Errors: NotFound, NoSpace, UnsafeImage, Unverifiable, Corrupt, SourceUnreachable,
     StorageFailed; after any of them nothing of the image is left behind.
     """
     started = time.monotonic()
     name = entry_name(parts, image_id, role)
-    if (base := find_present(parts, name, image_id)) is not None:
+    if (base := find_present(parts, name, image_id, must_refresh)) is not None:
         return _existing(parts, image_id, base, started)
     image, source = describe(parts, image_id, fallback_from_host)
     name = entry_name(parts, image.id, role)
@@ -73,14 +78,13 @@ def ensure(
         entry = parts.store.find(name)
         if entry is not None:
             base = read_base(parts, entry, image.id)
-            parts.store.touch(entry.path)
+            refresh(parts, entry.path, must_refresh=must_refresh)
             return _existing(parts, image.id, base, started)
         with parts.store.stage(name) as stage:
-            staged, facts = bring_in(parts, stage, image, source, role)
-            entry = parts.store.publish(name, staged, facts)
+            brought = bring_in(parts, stage, image, source, role)
+            entry = parts.store.publish(name, brought.path, brought.facts)
     seconds = time.monotonic() - started
-    size = image.size_bytes if image.size_bytes is not None else entry.size_bytes
-    return Result(image.id, Status.CACHED, entry.path, size, seconds, source.name)
+    return Result(image.id, Status.CACHED, entry.path, brought.bytes, seconds, source.name)
 
 
 def entry_name(parts: Parts, image_id: str, role: ImageRole) -> str:
@@ -97,11 +101,12 @@ def entry_name(parts: Parts, image_id: str, role: ImageRole) -> str:
 
 def identify(parts: Parts, image: str) -> str:
     """The id behind what a person typed, where the source can tell without being asked."""
-    tell = getattr(parts.source, "identify", None)
-    return str(tell(image)) if tell is not None else image
+    if isinstance(parts.source, Identifying):
+        return parts.source.identify(image)
+    return image
 
 
-def find_present(parts: Parts, name: str, image_id: str) -> Base | None:
+def find_present(parts: Parts, name: str, image_id: str, must_refresh: bool = True) -> Base | None:
     """The entry, refreshed and known for what it is, or None; nothing is fetched."""
     if parts.store.find(name) is None:
         return None
@@ -110,8 +115,18 @@ def find_present(parts: Parts, name: str, image_id: str) -> Base | None:
         if entry is None:
             return None
         base = read_base(parts, entry, image_id)
-        parts.store.touch(entry.path)
+        refresh(parts, entry.path, must_refresh=must_refresh)
         return base
+
+
+def refresh(parts: Parts, path: Path, *, must_refresh: bool) -> None:
+    """Note that the entry is in use now; where that may fail, failing is told and no more."""
+    try:
+        parts.store.touch(path)
+    except errors.StorageFailed as error:
+        if must_refresh:
+            raise
+        parts.emit(events.Trouble(f"entry {path.name}", error.message))
 
 
 def _existing(parts: Parts, image_id: str, base: Base, started: float) -> Result:
@@ -133,10 +148,17 @@ def describe(parts: Parts, image_id: str, fallback_from_host: str | None) -> tup
     return peer.describe(image_id), peer
 
 
-def bring_in(
-    parts: Parts, stage: Stage, image: Image, source: Source, role: ImageRole
-) -> tuple[Path, dict[str, Any]]:
-    """From the source to a checked file ready to be published, and what its record will say.
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A staged file, what its record will say, and how many bytes came from the source."""
+
+    path: Path
+    facts: Mapping[str, Any]
+    bytes: int
+
+
+def bring_in(parts: Parts, stage: Stage, image: Image, source: Source, role: ImageRole) -> Brought:
+    """From the source to a checked file ready to be published.
 
     The caller holds the exclusive lock of the stage's name.
     """
@@ -150,7 +172,8 @@ def bring_in(
         max_virtual_size_bytes=parts.rules.max_virtual_size_bytes,
     )
     staged, image_format = _convert(parts, stage, image, found, role)
-    return staged, _facts(image, source, copied, found, image_format)
+    facts = _facts(image, source, copied, found, image_format)
+    return Brought(staged, facts, copied.bytes)
 
 
 def _fetch(parts: Parts, target: Path, image: Image, source: Source) -> digest.Copied:

@@ -14,7 +14,7 @@ from basecache import errors
 from basecache.agent.parts import Parts
 from basecache.cache import records
 from basecache.disks import Base
-from basecache.images import inspect
+from basecache.images import digest, inspect
 from basecache.model import Entry, EntryKind
 
 # The number grows whenever inspection becomes stricter, so that older entries are looked at again.
@@ -29,9 +29,12 @@ _GENERATED = frozenset({EntryKind.SWAP, EntryKind.EPHEMERAL})
 def read_base(parts: Parts, entry: Entry, image_id: str | None = None) -> Base:
     """The entry with its format and virtual size; the caller holds its lock, shared at least.
 
-    UnsafeImage when it has to be inspected and does not pass; StorageFailed.
+    UnsafeImage when it has to be inspected and does not pass; Unverifiable or Corrupt when it was
+    fetched while no digest was asked for and cannot show the right one now; StorageFailed.
     """
     record = valid_record(parts, entry)
+    if parts.rules.require_digest and record.text("source") and DIGEST_CHECK not in record.checks:
+        record = _check_digest(parts, entry, record)
     size = record.virtual_size_bytes
     if record.format and size is not None and CHECKS in record.checks:
         return Base(entry, record.format, size)
@@ -46,6 +49,25 @@ def valid_record(parts: Parts, entry: Entry) -> records.Record:
     except OSError as error:
         raise errors.from_os(error, entry.path, "looking at") from error
     return record if records.is_of(record, entry.path, status) else records.Record()
+
+
+def _check_digest(parts: Parts, entry: Entry, record: records.Record) -> records.Record:
+    """Compare an entry that came in without a digest with the one its source knows by now."""
+    image_id = record.image_id
+    if image_id is None or parts.source is None or record.format != record.text("source_format"):
+        raise errors.Unverifiable(image_id or entry.name, "what is left of its coming in")
+    expected = parts.source.describe(image_id).digest
+    if expected is None:
+        raise errors.Unverifiable(image_id, parts.source.name)
+    found = digest.hash_file(entry.path, (expected.algorithm,), ignore_touch=True)[0]
+    if found[expected.algorithm] != expected:
+        raise errors.Corrupt(str(entry.path), str(expected), str(found[expected.algorithm]))
+    fields = {
+        "source_digest": str(expected),
+        "digest": str(expected),
+        "checks": sorted({*record.checks, DIGEST_CHECK}),
+    }
+    return records.update(parts.store.layout, entry.name, fields, emit=parts.emit)
 
 
 def _adopt(parts: Parts, entry: Entry, record: records.Record, image_id: str | None) -> Base:

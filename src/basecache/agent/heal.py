@@ -70,8 +70,8 @@ def _copy_beside(
         locks.hold(parts.store.layout.lock(name)),
         parts.store.stage(name) as stage,
     ):
-        staged, _ = bring_in(parts, stage, image, source, ImageRole.DISK)
-        copy = parts.store.put_beside(entry.name, staged)
+        brought = bring_in(parts, stage, image, source, ImageRole.DISK)
+        copy = parts.store.put_beside(entry.name, brought.path)
     reason = f"{len(users)} disks stand on it; a good copy is at {copy}"
     return dataclasses.replace(outcome, reason=reason, used_by=users, copy=copy)
 

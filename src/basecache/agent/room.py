@@ -23,6 +23,7 @@ from basecache.cache.store import Stage
 from basecache.images.convert import ToRaw, plan_conversion
 from basecache.model import Image
 
+_PATIENCE_SECONDS = 120.0
 _READ_AS_RAW = {"ami": "raw", "aki": "raw", "ari": "raw", None: "raw"}
 
 
@@ -78,7 +79,7 @@ def make_room(parts: Parts, missing_bytes: int) -> int:
         resized_min_age_seconds=rules.eviction_min_age_seconds,
     )
     try:
-        with sole_sweeper(parts):
+        with sole_sweeper(parts, patience_seconds=_PATIENCE_SECONDS):
             gathered = gather(parts)
             victims = choose_victims(plan_sweep(gathered.facts, policy, time.time()), missing_bytes)
             return remove_planned(parts, gathered, victims, policy).freed_bytes

@@ -129,7 +129,7 @@ def remove_entry(parts: Parts, what: str) -> Decision:
         own = [d for d in planned if d.action is Action.REMOVE and _goes_with(d, name)]
         outcome = remove_planned(parts, gathered, own, policy)
     if entry.path not in outcome.removed:
-        why = "; ".join(trouble.why for trouble in outcome.errors)
+        why = "; ".join(failure.why for failure in (*outcome.spared, *outcome.errors))
         raise errors.InUse(entry.path, why or "it went meanwhile")
     return decision
 

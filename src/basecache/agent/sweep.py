@@ -36,8 +36,8 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """Something that did not stop the pass: a removal that failed, a time not refreshed."""
+class Failure:
+    """What could not be done to a file: its removal, or refreshing its time."""
 
     path: Path
     why: str
@@ -45,12 +45,17 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What a pass decided and did. ``removed`` are paths; a dry run removes none."""
+    """What a pass decided and did.
+
+    ``removed`` are paths; a dry run removes none. ``spared`` were to be removed and stayed, since
+    another look under their lock showed a reason; they are no errors.
+    """
 
     decisions: tuple[Decision, ...] = ()
     missing_evidence: tuple[str, ...] = ()
     removed: tuple[Path, ...] = ()
-    errors: tuple[Trouble, ...] = ()
+    spared: tuple[Failure, ...] = ()
+    errors: tuple[Failure, ...] = ()
     freed_bytes: int = 0
     disks_read: int = 0
     references: References = field(default_factory=lambda: References({}, {}, {}, frozenset()))
@@ -69,17 +74,18 @@ def sweep(parts: Parts, *, dry_run: bool = False) -> SweepReport:
     if dry_run:
         return _plan(parts, dry_run=True)[1]
     with sole_sweeper(parts):
-        sharers_trouble = _register(parts)
+        unregistered = _register(parts)
         gathered, report = _plan(parts, dry_run=False)
-        troubles = [*sharers_trouble, *_refresh(parts, report.decisions)]
+        failures = [*unregistered, *_refresh(parts, report.decisions)]
         removals = [d for d in report.decisions if d.action is Action.REMOVE]
         outcome = remove_planned(parts, gathered, removals, parts.rules.sweep)
         _drop_ended_pins(parts)
     return SweepReport(
         decisions=report.decisions,
         missing_evidence=report.missing_evidence,
-        removed=outcome.removed,
-        errors=(*troubles, *outcome.errors),
+        removed=tuple(outcome.removed),
+        spared=tuple(outcome.spared),
+        errors=(*failures, *outcome.errors),
         freed_bytes=outcome.freed_bytes,
         disks_read=report.disks_read,
         references=report.references,
@@ -87,15 +93,15 @@ def sweep(parts: Parts, *, dry_run: bool = False) -> SweepReport:
 
 
 @contextlib.contextmanager
-def sole_sweeper(parts: Parts) -> Iterator[None]:
-    """Be the one that removes on this storage; Busy when another is."""
-    try:
-        with locks.hold(parts.store.layout.own_lock("sweep"), wait=False):
-            yield
-    except errors.Busy as error:
-        if error.what != "basecache-sweep":
-            raise
-        raise errors.Busy("the sweep", "another sweep of this storage is going on") from None
+def sole_sweeper(parts: Parts, *, patience_seconds: float = 0.0) -> Iterator[None]:
+    """Be the one that removes on this storage; Busy when another still is after that long."""
+    lock = parts.store.layout.own_lock("sweep")
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locks.hold(lock, timeout_seconds=patience_seconds))
+        except errors.Busy:
+            raise errors.Busy("the sweep", "another sweep of this storage goes on") from None
+        yield
 
 
 def _plan(parts: Parts, *, dry_run: bool) -> tuple[Gathered, SweepReport]:
@@ -111,21 +117,21 @@ def _plan(parts: Parts, *, dry_run: bool) -> tuple[Gathered, SweepReport]:
     return gathered, report
 
 
-def _register(parts: Parts) -> list[Trouble]:
+def _register(parts: Parts) -> list[Failure]:
     try:
         sharers.register(parts.store.layout, parts.host)
     except errors.BasecacheError as error:
-        return [Trouble(parts.store.layout.registry, error.message)]
+        return [Failure(parts.store.layout.registry, error.message)]
     return []
 
 
-def _refresh(parts: Parts, decisions: Iterable[Decision]) -> Iterator[Trouble]:
+def _refresh(parts: Parts, decisions: Iterable[Decision]) -> Iterator[Failure]:
     for decision in decisions:
         if decision.action is Action.TOUCH:
             try:
                 parts.store.touch(decision.path)
             except errors.BasecacheError as error:
-                yield Trouble(decision.path, error.message)
+                yield Failure(decision.path, error.message)
         if decision.action is not Action.REMOVE:
             parts.emit(
                 events.Decided(decision.path, decision.action, decision.code, decision.reason)
@@ -140,72 +146,64 @@ def _drop_ended_pins(parts: Parts) -> None:
                 pins.remove(parts.store.layout, name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Removals:
-    """What removing came to."""
+    """What removing came to, file by file."""
 
-    removed: tuple[Path, ...]
-    errors: tuple[Trouble, ...]
-    freed_bytes: int
+    removed: list[Path] = field(default_factory=list)
+    spared: list[Failure] = field(default_factory=list)
+    errors: list[Failure] = field(default_factory=list)
+    freed_bytes: int = 0
 
 
 def remove_planned(
     parts: Parts, gathered: Gathered, removals: Sequence[Decision], policy: Policy
 ) -> Removals:
     """Carry out the removals of a plan, each after another look under its lock."""
-    removed: list[Path] = []
-    troubles: list[Trouble] = []
-    freed = 0
     pass_ = _Removal(parts, gathered, policy)
     for start in range(0, len(removals), _BATCH):
-        batch = removals[start : start + _BATCH]
-        for decision, trouble in pass_.remove_batch(batch):
-            if trouble is None:
-                removed.append(decision.path)
-                freed += decision.allocated_bytes
-            else:
-                troubles.append(trouble)
-    return Removals(tuple(removed), tuple(troubles), freed)
+        pass_.remove_batch(removals[start : start + _BATCH])
+    return pass_.outcome
 
 
 class _Removal:
-    """The removals of one pass: what was gathered, and what has gone since."""
+    """The removals of one pass: what was gathered, what is still there, how it went."""
 
     def __init__(self, parts: Parts, gathered: Gathered, policy: Policy) -> None:
+        self.outcome = Removals()
         self._parts = parts
         self._policy = policy
-        self._facts = gathered.facts
         self._folders = gathered.chains.folders
         self._entries = {entry.path: entry for entry in gathered.facts.entries}
         self._children = _children(gathered.facts.parents)
         self._there = {entry.file_id for entry in gathered.facts.entries}
 
-    def remove_batch(self, batch: Iterable[Decision]) -> Iterator[tuple[Decision, Trouble | None]]:
+    def remove_batch(self, batch: Iterable[Decision]) -> None:
+        """Take the batch's locks without waiting, read what changed once, and go through it."""
         with contextlib.ExitStack() as held:
-            ready: list[Decision] = []
             guards: set[Path] = set()
-            for decision in batch:
-                trouble = self._take_lock(held, guards, decision)
-                if trouble is None:
-                    ready.append(decision)
-                else:
-                    yield decision, trouble
+            ready = [decision for decision in batch if self._take_lock(held, guards, decision)]
             use, missing = self._look_again()
             for decision in ready:
-                yield decision, self._remove_one(decision, use, missing)
+                self._remove_one(decision, use, missing)
 
-    def _take_lock(
-        self, held: contextlib.ExitStack, guards: set[Path], decision: Decision
-    ) -> Trouble | None:
+    def _spare(self, path: Path, why: str) -> None:
+        self.outcome.spared.append(Failure(path, why))
+
+    def _take_lock(self, held: contextlib.ExitStack, guards: set[Path], decision: Decision) -> bool:
         guard = guard_of(self._parts.store.layout, self._entries[decision.path])
         if guard in guards:
-            return None
+            return True
         try:
             held.enter_context(locks.hold(guard, wait=False))
+        except errors.Busy as error:
+            self._spare(decision.path, error.message)
+            return False
         except errors.BasecacheError as error:
-            return Trouble(decision.path, f"kept for now: {error.message}")
+            self.outcome.errors.append(Failure(decision.path, error.message))
+            return False
         guards.add(guard)
-        return None
+        return True
 
     def _look_again(self) -> tuple[Use, tuple[str, ...]]:
         """Use by the disks of every instance folder that is new or changed since gathering."""
@@ -217,18 +215,21 @@ class _Removal:
         )
         return Use(files=chains.files, names=chains.names), chains.missing
 
-    def _remove_one(self, decision: Decision, use: Use, missing: tuple[str, ...]) -> Trouble | None:
+    def _remove_one(self, decision: Decision, use: Use, missing: tuple[str, ...]) -> None:
         entry = self._entries[decision.path]
         try:
             why = self._why_not(entry, use, missing)
             if why is not None:
-                return Trouble(entry.path, f"kept: {why}")
+                self._spare(entry.path, why)
+                return
             self._parts.store.remove(entry)
         except errors.BasecacheError as error:
-            return Trouble(entry.path, error.message)
+            self.outcome.errors.append(Failure(entry.path, error.message))
+            return
         self._there.discard(entry.file_id)
+        self.outcome.removed.append(entry.path)
+        self.outcome.freed_bytes += decision.allocated_bytes
         self._parts.emit(events.Decided(entry.path, Action.REMOVE, decision.code, decision.reason))
-        return None
 
     def _why_not(self, entry: Entry, use: Use, missing: tuple[str, ...]) -> str | None:
         now_there = _look(entry)

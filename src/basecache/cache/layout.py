@@ -250,7 +250,7 @@ class Layout:
 
     def not_instances(self) -> frozenset[str]:
         """Folders under instances_path that hold no instance."""
-        return frozenset({self.base_name, LOCKS, "snapshots"})
+        return frozenset({self.base_name, LOCKS})
 
 
 def entry_name_of(backing: str, known: Iterable[str] = ()) -> str | None:

@@ -10,7 +10,8 @@ A lock is an **open-file-description lock** (``F_OFD_SETLK``) on the whole of a 
 Rules that hold everywhere:
 
 * Nova unlinks lock files. After locking, the descriptor's file must still be the path's file;
-  when it is not, the lock guards nothing and is taken anew. We never unlink a lock file.
+  when it is not, the lock guards nothing and is taken anew. We never unlink a lock file that
+  Nova may hold; locks of our own for things that come and go are unlinked by their holder.
 * Unlock comes before close. A shared lock is never upgraded: release, then take the other.
 * No fork without exec while holding one: the child would share the open file description.
 * What cannot be excluded: a Nova that already waited on a file which was then unlinked, and
@@ -42,9 +43,17 @@ _POLL_SECONDS = 0.02
 
 @contextlib.contextmanager
 def hold(
-    path: Path, *, shared: bool = False, wait: bool = True, timeout_seconds: float | None = None
+    path: Path,
+    *,
+    shared: bool = False,
+    wait: bool = True,
+    timeout_seconds: float | None = None,
+    disposable: bool = False,
 ) -> Iterator[None]:
     """Hold the lock ``path``, made if it is not there.
+
+    A ``disposable`` one is unlinked by its exclusive holder at the end; only for locks of our own
+    whose every user comes through here, and so notices.
 
     With ``wait`` false, or once ``timeout_seconds`` have passed, a lock that somebody else holds
     raises Busy. StorageFailed when the file cannot be opened.
@@ -58,6 +67,8 @@ def hold(
                 try:
                     yield
                 finally:
+                    if disposable:
+                        os.unlink(path)
                     _apply(descriptor, fcntl.F_UNLCK, fcntl.F_OFD_SETLK)
                 return
         finally:
@@ -147,7 +158,7 @@ def _open(path: Path, *, shared: bool) -> int:
             return os.open(path, flags)
         except FileNotFoundError:
             _make(path)
-        except (PermissionError, OSError) as error:
+        except OSError as error:
             if shared and error.errno in (errno.EACCES, errno.EROFS) and flags & os.O_RDWR:
                 flags = os.O_RDONLY | os.O_CLOEXEC
                 continue

@@ -112,7 +112,20 @@ def read(layout: Layout, name: str, emit: events.Emit = events.ignore) -> Record
         return _take_over_checksum(layout, name)
     except OSError as error:
         raise errors.from_os(error, path, "reading the record") from error
-    return _parse(content, path, emit)
+    record = _parse(content, path, events.ignore)
+    return record if record.values else _read_locked(layout, name, emit)
+
+
+def _read_locked(layout: Layout, name: str, emit: events.Emit) -> Record:
+    """Once more while nobody writes: Nova's writers empty the file before they fill it."""
+    path = layout.record(name)
+    with locks.hold(layout.lock(f"info-{name}"), shared=True):
+        try:
+            return _parse(path.read_bytes(), path, emit)
+        except FileNotFoundError:
+            return Record()
+        except OSError as error:
+            raise errors.from_os(error, path, "reading the record") from error
 
 
 def _parse(content: bytes, path: Path, emit: events.Emit) -> Record:

@@ -79,9 +79,11 @@ class Store:
         self.emit = emit
 
     def prepare(self) -> None:
-        """Make the folders that are missing, owned as the folder they are in."""
-        layout = self.layout
-        for folder in (layout.base, layout.locks, layout.staging, layout.templates, layout.pins):
+        """Make the cache folder and the locks' if missing, owned as the folder they are in.
+
+        The folders inside the cache folder are made when something goes into them.
+        """
+        for folder in (self.layout.base, self.layout.locks):
             try:
                 locks.make_folder(folder)
             except OSError as error:

@@ -149,7 +149,9 @@ class ExtractDisk(Command):
     def get_parser(self, prog_name: str) -> Any:
         parser = super().get_parser(prog_name)
         _add_disk(parser)
-        parser.add_argument("--format", choices=EXTRACT_FORMATS, default="raw")
+        parser.add_argument(
+            "--format", choices=EXTRACT_FORMATS, default="raw", help="the image's (default: raw)"
+        )
         parser.add_argument("target", metavar="FILE", help="a file that is not there yet")
         return parser
 

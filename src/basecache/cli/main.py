@@ -88,7 +88,7 @@ class Basecache(App):
             "--config-file",
             action="append",
             metavar="FILE",
-            help="read options from FILE, an nova.conf too; may be given again, the last wins "
+            help="read options from FILE, a nova.conf too; may be given again, the last wins "
             "(default: /etc/basecache/basecache.conf)",
         )
         parser.add_argument(

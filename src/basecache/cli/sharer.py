@@ -31,7 +31,7 @@ class RetireSharer(Command):
 
     def get_parser(self, prog_name: str) -> Any:
         parser = super().get_parser(prog_name)
-        parser.add_argument("host", metavar="HOST")
+        parser.add_argument("host", metavar="HOST", help="its name, as sharer list has it")
         return parser
 
     def take_action(self, parsed_args: Any) -> None:

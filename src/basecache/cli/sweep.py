@@ -68,8 +68,10 @@ def tell_summary(report: SweepReport) -> None:
     """Say on stderr what the table does not."""
     for missing in report.missing_evidence:
         print(f"missing evidence: {missing}", file=sys.stderr)
-    for trouble in report.errors:
-        print(f"warning: {trouble.path}: {trouble.why}", file=sys.stderr)
+    for spared in report.spared:
+        print(f"spared: {spared.path}: {spared.why}", file=sys.stderr)
+    for failure in report.errors:
+        print(f"warning: {failure.path}: {failure.why}", file=sys.stderr)
     would = sum(d.allocated_bytes for d in report.decisions if d.action is Action.REMOVE)
     if report.dry_run:
         print(f"a sweep would free {format_bytes(would)}; nothing was changed", file=sys.stderr)
@@ -113,6 +115,7 @@ def describe_report(report: SweepReport) -> dict[str, Any]:
         ],
         "missing_evidence": list(report.missing_evidence),
         "removed": [str(path) for path in report.removed],
+        "spared": [{"path": str(t.path), "reason": t.why} for t in report.spared],
         "errors": [{"path": str(t.path), "error": t.why} for t in report.errors],
         "totals": {
             "files": len(report.decisions),

@@ -34,7 +34,7 @@ def record_format(folder: Path, disk_path: Path, disk_format: str, lock: Path) -
 
     FormatChange when another format is recorded; StorageFailed, NoSpace.
     """
-    with locks.hold(lock):
+    with locks.hold(lock, disposable=True):
         recorded = recorded_format(folder, disk_path)
         if recorded == disk_format:
             return
@@ -45,7 +45,7 @@ def record_format(folder: Path, disk_path: Path, disk_format: str, lock: Path) -
 
 def forget_format(folder: Path, disk_path: Path, lock: Path) -> None:
     """Drop the line of a disk that was deleted on purpose; StorageFailed, NoSpace."""
-    with locks.hold(lock):
+    with locks.hold(lock, disposable=True):
         recorded = dict(_read(folder))
         if recorded.pop(str(_key(disk_path)), None) is not None:
             _write(folder, recorded)

@@ -1,1 +1,1 @@
-"""What bytes are: formats, digests, conversion."""
+"""What bytes are: formats, digests, whether content is safe, and how it becomes another."""

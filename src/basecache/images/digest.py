@@ -1,9 +1,9 @@
 """The one loop through which bytes come in, and the one that reads them again.
 
 :func:`copy_checked` reads, hashes and writes at once: the caller's thread reads into a small ring
-of reused buffers and writes them sparse, one worker thread hashes them (hashlib and blake3 let go
-of the interpreter while they work). Nothing is published here: the file is the caller's to keep
-or to discard.
+of reused buffers, one worker thread hashes them and another writes them sparse (hashing and
+writing let go of the interpreter while they work). Nothing is published here: the file is the
+caller's to keep or to discard.
 """
 
 from __future__ import annotations
@@ -96,15 +96,19 @@ def copy_checked(
     algorithm), StorageFailed, and whatever the reader raises. The file then stays as it is.
     """
     wanted = digest.algorithm if digest else algorithm
-    hashes = [new_hash(wanted)] if wanted else []
+    made = new_hash(wanted) if wanted else None
     promise = _Promise(what, target, size_bytes, max_bytes)
-    with SparseWriter(target, size_bytes) as writer, _Ring(hashes, _plain_buffer) as ring:
-        done = _pump(reader, writer, ring, promise, progress)
-        promise.keep(done)
-        ring.finish()
-        _compare(what, digest, hashes)
+    with SparseWriter(target, size_bytes) as writer:
+        uses = [writer.write, made.update] if made else [writer.write]
+        with _Ring(uses, _plain_buffer) as ring:
+            done = _pump(reader, ring, promise, progress)
+            promise.keep(done)
+            ring.finish()
+        found = Digest(wanted, made.hexdigest()) if wanted and made else None
+        if found and digest and found.value != digest.value.lower():
+            raise errors.Corrupt(what, str(digest), str(found))
         writer.finish()
-    return Copied(done, Digest(wanted, hashes[0].hexdigest()) if wanted else None)
+    return Copied(done, found)
 
 
 def hash_file(
@@ -131,7 +135,7 @@ def hash_file(
     try:
         with quiet, _opened(path, direct=background) as descriptor:
             before = os.fstat(descriptor)
-            with _Ring(list(hashes.values()), _aligned_buffer) as ring:
+            with _Ring([made.update for made in hashes.values()], _aligned_buffer) as ring:
                 _read_through(descriptor, before.st_size, ring, progress)
                 ring.finish()
             after = os.fstat(descriptor)
@@ -144,17 +148,19 @@ def hash_file(
 
 
 class _Ring:
-    """Reused buffers, which one worker thread hashes while their owner reads and writes.
+    """Reused buffers that one thread fills, and each of ``uses`` works on in a thread of its own.
 
-    Leaving it waits for the worker and ends it, also after an error.
+    A use sees every buffer, in order. Its error is raised where its buffer is taken again.
+    Leaving waits for the threads and ends them, also after an error.
     """
 
-    def __init__(self, hashes: Sequence[Hash], new_buffer: Callable[[], memoryview]) -> None:
-        self._hashes = hashes
+    def __init__(
+        self, uses: Sequence[Callable[[memoryview], object]], new_buffer: Callable[[], memoryview]
+    ) -> None:
+        self._workers = [(use, ThreadPoolExecutor(1)) for use in uses]
         self._buffers = [new_buffer() for _ in range(_BUFFERS)]
-        self._hashing: list[Future[None] | None] = [None] * _BUFFERS
+        self._working: list[list[Future[object]]] = [[] for _ in range(_BUFFERS)]
         self._turn = 0
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="hash") if hashes else None
 
     def __enter__(self) -> Self:
         return self
@@ -165,33 +171,28 @@ class _Ring:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._worker is not None:
-            self._worker.shutdown(wait=True, cancel_futures=True)
+        for _, worker in self._workers:
+            worker.shutdown(wait=True, cancel_futures=True)
 
     def take(self) -> memoryview:
-        """The next buffer, once the worker is done with what it held."""
+        """The next buffer, once everybody is done with what it held."""
         self._settle(self._turn)
         return self._buffers[self._turn]
 
-    def hash(self, filled: memoryview) -> None:
-        """Hand what is filled of the buffer last taken to the worker."""
-        if self._worker is not None:
-            self._hashing[self._turn] = self._worker.submit(self._update, filled)
+    def give(self, filled: memoryview) -> None:
+        """Hand over what is filled of the buffer last taken."""
+        self._working[self._turn] = [worker.submit(use, filled) for use, worker in self._workers]
         self._turn = (self._turn + 1) % _BUFFERS
 
     def finish(self) -> None:
-        """Wait until everything handed over is hashed."""
+        """Wait until everybody is done with everything."""
         for turn in range(_BUFFERS):
             self._settle(turn)
 
     def _settle(self, turn: int) -> None:
-        hashing, self._hashing[turn] = self._hashing[turn], None
-        if hashing is not None:
-            hashing.result()
-
-    def _update(self, filled: memoryview) -> None:
-        for made in self._hashes:
-            made.update(filled)
+        working, self._working[turn] = self._working[turn], []
+        for one in working:
+            one.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,18 +219,15 @@ class _Promise:
             raise errors.Corrupt(self.what, f"{self.size_bytes} bytes", f"{done} bytes")
 
 
-def _pump(
-    reader: Reader, writer: SparseWriter, ring: _Ring, promise: _Promise, progress: Progress
-) -> int:
-    """Everything from ``reader`` through ``ring`` to ``writer``; how many bytes that were."""
+def _pump(reader: Reader, ring: _Ring, promise: _Promise, progress: Progress) -> int:
+    """Everything from ``reader`` into ``ring``; how many bytes that were."""
     done, filled = 0, -1
     while filled:
         buffer, filled = ring.take(), 0
         while filled < len(buffer) and (count := reader.readinto(buffer[filled:])):
             filled += count
         promise.allow(done + filled)
-        ring.hash(buffer[:filled])
-        writer.write(buffer[:filled])
+        ring.give(buffer[:filled])
         done += filled
         progress(done)
     return done
@@ -246,7 +244,7 @@ def _read_through(descriptor: int, size_bytes: int, ring: _Ring, progress: Progr
         filled = os.preadv(descriptor, [buffer], done)
         if not filled:
             return
-        ring.hash(buffer[:filled])
+        ring.give(buffer[:filled])
         done += filled
         progress(done)
 
@@ -263,14 +261,6 @@ def _aligned_buffer() -> memoryview:
     """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
     return memoryview(mmap.mmap(-1, BUFFER_BYTES, flags=flags))
-
-
-def _compare(what: str, digest: Digest | None, hashes: Sequence[Hash]) -> None:
-    if digest is None:
-        return
-    found = Digest(digest.algorithm, hashes[0].hexdigest())
-    if found.value != digest.value.lower():
-        raise errors.Corrupt(what, str(digest), str(found))
 
 
 def _unknown(algorithm: str) -> errors.UnknownChoice:

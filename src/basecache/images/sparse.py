@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -15,15 +16,17 @@ from basecache.model import KiB, MiB
 
 _HOLE_BYTES = 64 * KiB
 _ZEROS = bytes(_HOLE_BYTES)
-_WRITEBACK_BYTES = 32 * MiB
+_WRITEBACK_BYTES = 64 * MiB
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 class SparseWriter:
     """A new file written from the front on, with holes for zeros, and writeback begun early.
 
     A final fsync of data that nobody began to write takes as long as all the rest together.
-    Advising DONTNEED on dirty pages starts their writeback (mm/fadvise.c) and keeps them, since
-    only clean pages can be dropped. Errors of the file are NoSpace and StorageFailed.
+    sync_file_range(2) starts writeback and waits for nothing. (Advising DONTNEED starts it, too,
+    but then drains the page lists of every CPU: a third more CPU time.) Errors of the file are
+    NoSpace and StorageFailed.
     """
 
     def __init__(self, target: Path, size_bytes: int | None) -> None:
@@ -53,8 +56,7 @@ class SparseWriter:
                 self._write_all(filled[start:end], self._offset + start)
             self._offset += len(filled)
             if self._offset - self._started >= _WRITEBACK_BYTES:
-                length = self._offset - self._started
-                os.posix_fadvise(self._descriptor, self._started, length, os.POSIX_FADV_DONTNEED)
+                _start_writeback(self._descriptor, self._started, self._offset - self._started)
                 self._started = self._offset
 
     def finish(self) -> None:
@@ -101,3 +103,11 @@ def _find_data(filled: memoryview) -> Iterator[tuple[int, int]]:
             start = None
     if start is not None:
         yield start, len(filled)
+
+
+def _start_writeback(descriptor: int, offset: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    span = (ctypes.c_int64(offset), ctypes.c_int64(length))
+    if libc.sync_file_range(descriptor, *span, _SYNC_FILE_RANGE_WRITE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

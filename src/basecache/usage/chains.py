@@ -22,6 +22,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ from basecache.images import headers, qemu_img
 from basecache.model import FileId
 
 _LONGEST_CHAIN = 200
+# A folder's mtime moves in ticks (4 ms on ext4, up to 1 s over NFS): two changes within one look
+# like one, so a folder that changed just now is read again whatever its mtime says later.
+_SETTLED_NS = 2_000_000_000
+_UNSETTLED = -1
 # libvirt writes these as root whoever runs the guest, and no guest's disk is ever named so.
 _NEVER_DISKS = frozenset({"console.log", "libvirt.xml", DISK_INFO})
 
@@ -69,8 +74,9 @@ def read_chains(
     """Read the chains of every disk; with ``known`` only of folders new or changed since."""
     reader = _Reader(frozenset(os.fspath(p) for p in set_aside), emit)
     folders: dict[str, int] = {}
+    settled_ns = time.time_ns() - _SETTLED_NS
     for folder, mtime_ns in _instance_folders(layout, reader.missing):
-        folders[folder] = mtime_ns
+        folders[folder] = mtime_ns if mtime_ns < settled_ns else _UNSETTLED
         if known is None or known.get(folder) != mtime_ns:
             reader.read_folder(folder)
     return Chains(
