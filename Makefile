@@ -51,9 +51,11 @@ docs: .venv/dev.stamp ## The documentation, as HTML in docs/_build/html
 
 .PHONY: services
 services: .services/services.stamp ## The real servers the tests start (Glance, Keystone), in .services
+	@:
 
 .PHONY: guest
 guest: $(GUEST) ## The small bootable image that `make run` and the tests use
+	@:
 
 .PHONY: lock
 lock: .run/pip-tools/stamp ## Pin the dependencies anew (UPGRADE=1 takes the newest versions)

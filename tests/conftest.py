@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_SUPPORT = Path(__file__).parent / "support"
+import pytest
 
-pytest_plugins = [
-    f"tests.support.{path.stem}" for path in sorted(_SUPPORT.glob("*.py")) if path.stem != "__init__"
-]
+_SUPPORT = Path(__file__).parent / "support"
+_TOPICS = sorted(path.stem for path in _SUPPORT.glob("*.py") if path.stem != "__init__")
+
+pytest.register_assert_rewrite("tests.support")
+pytest_plugins = [f"tests.support.{topic}" for topic in _TOPICS]

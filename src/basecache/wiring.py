@@ -28,29 +28,29 @@ def open_host(
     config_files: Sequence[Path | str] | None = None,
     *,
     emit: events.Emit = events.ignore,
+    make_folders: bool = True,
     **overrides: Any,
 ) -> Host:
     """This host's cache, by its configuration files and options given as keywords.
 
     Without ``config_files`` the default ones are read where they exist. Missing folders are
-    made. ConfigError for options that cannot be used.
+    made, unless ``make_folders`` is false. ConfigError for options that cannot be used.
     """
     files = config.default_config_files() if config_files is None else config_files
-    return build_host(config.load(files, **overrides), emit)
+    settings = config.load(files, **overrides)
+    return Host(build_parts(settings, emit, make_folders=make_folders))
 
 
-def build_host(settings: Settings, emit: events.Emit = events.ignore) -> Host:
-    """The host that ``settings`` describe."""
-    return Host(build_parts(settings, emit))
-
-
-def build_parts(settings: Settings, emit: events.Emit = events.ignore) -> Parts:
+def build_parts(
+    settings: Settings, emit: events.Emit = events.ignore, *, make_folders: bool = True
+) -> Parts:
     """What the stories of this host are told with."""
     cache = settings.cache
     layout = Layout(cache.instances_path, cache.base_name, cache.info_pattern)
     _require_shared_locks(layout)
     store = Store(layout, emit)
-    store.prepare()
+    if make_folders:
+        store.prepare()
     return Parts(
         store=store,
         host=cache.host,
@@ -83,6 +83,7 @@ def build_rules(settings: Settings) -> Rules:
         force_raw_images=cache.force_raw_images,
         remove_unused_kernels=cache.remove_unused_kernels,
         require_digest=settings.source.require_digest,
+        fallback_from_host=settings.source.fallback_from_host,
         max_virtual_size_bytes=space.max_virtual_size_bytes,
         checksum=cache.checksum,
         checksum_interval_seconds=cache.checksum_interval_seconds,

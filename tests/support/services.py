@@ -6,7 +6,7 @@
 
 They live in an environment of their own: ``$BASECACHE_SERVICES``, or ``.services`` beside the
 tests. With several test workers one start serves all: a lock file decides who starts, and the
-last worker that used a service stops it. uWSGI ends by itself when nobody called for ten minutes,
+last worker that used a service stops it. uWSGI ends by itself when nobody called for half an hour,
 so that a killed test run leaves nothing behind for long.
 """
 
@@ -25,85 +25,15 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import urllib3
 
 from tests.support.needs import lacking
+from tests.support.openstack_api import HTTP, PASSWORD, REGION, Glance, Keystone, seed
 
-PASSWORD = "secret"
-REGION = "RegionOne"
-USERS = ("glance", "demo", "other")
-_IDLE_SECONDS = 600
-_HTTP = urllib3.PoolManager(retries=False, timeout=60)
-
-
-@dataclass(frozen=True)
-class Keystone:
-    """A running Keystone."""
-
-    url: str
-
-    def credentials(self, user: str) -> dict[str, str]:
-        """What a client passes to keystoneauth to be ``user`` in the project of the same name."""
-        return {
-            "auth_type": "password",
-            "auth_url": self.url,
-            "username": user,
-            "password": PASSWORD,
-            "project_name": user,
-            "user_domain_name": "Default",
-            "project_domain_name": "Default",
-        }
-
-    def token(self, user: str) -> str:
-        domain = {"name": "Default"}
-        identity = {"user": {"name": user, "password": PASSWORD, "domain": domain}}
-        body = {
-            "auth": {
-                "identity": {"methods": ["password"], "password": identity},
-                "scope": {"project": {"name": user, "domain": domain}},
-            }
-        }
-        answer = call("POST", f"{self.url}/auth/tokens", body=body)
-        return answer.headers["X-Subject-Token"]
-
-
-@dataclass(frozen=True)
-class Glance:
-    """A running Glance, seen as one user (nobody where there is no Keystone)."""
-
-    url: str
-    database: Path
-    token: str | None = None
-
-    def upload(self, data: bytes | None, *, name: str = "an image", **fields: Any) -> str:
-        """A new image's id; with ``data`` None it stays queued."""
-        body = {"name": name, "disk_format": "raw", "container_format": "bare", **fields}
-        image_id: str = self._call("POST", "/v2/images", body=body).json()["id"]
-        if data is not None:
-            self._call("PUT", f"/v2/images/{image_id}/file", data=data)
-        return image_id
-
-    def deactivate(self, image_id: str) -> None:
-        self._call("POST", f"/v2/images/{image_id}/actions/deactivate")
-
-    def delete(self, image_id: str) -> None:
-        self._call("DELETE", f"/v2/images/{image_id}")
-
-    def forget_hash(self, image_id: str) -> None:
-        """Leave the image with its MD5 alone, as images of releases before Rocky are."""
-        with contextlib.closing(sqlite3.connect(self.database, timeout=30)) as database, database:
-            database.execute(
-                "UPDATE images SET os_hash_algo = NULL, os_hash_value = NULL WHERE id = ?",
-                (image_id,),
-            )
-
-    def _call(self, method: str, path: str, **request: Any) -> urllib3.BaseHTTPResponse:
-        return call(method, self.url + path, token=self.token, **request)
+_IDLE_SECONDS = 1800
 
 
 @pytest.fixture(scope="session")
@@ -194,7 +124,7 @@ class ServicePool:
         with ThreadPoolExecutor() as threads:
             glance = threads.submit(self._start_glance, folder, keystone_url, glance_port)
             self._start_keystone(folder, keystone_port)
-            _seed(keystone_url, f"http://127.0.0.1:{glance_port}")
+            seed(keystone_url, f"http://127.0.0.1:{glance_port}")
             return {"keystone": keystone_url, **glance.result()}
 
     def _start_keystone(self, folder: Path, port: int) -> None:
@@ -211,7 +141,8 @@ class ServicePool:
             "--bootstrap-internal-url", url, "--bootstrap-admin-url", url,
         )  # fmt: skip
         environment = {"OS_KEYSTONE_CONFIG_DIR": str(folder)}
-        self._serve(folder, "keystone", "keystone.wsgi.api:application", port, environment)
+        # Logging in writes, and SQLite refuses a second writer: one request at a time.
+        self._serve(folder, "keystone", port, environment, threads=1)
         _wait_for(url, folder / "keystone.log")
 
     def _start_glance(
@@ -221,25 +152,29 @@ class ServicePool:
         for name in ("images", "staging", "tasks"):
             (folder / name).mkdir()
         config = folder / "glance-api.conf"
-        flavor, tail = "", _OPEN_POLICY.format(folder=folder)
         if keystone_url:
             flavor, tail = "flavor = keystone", _GLANCE_TOKENS.format(url=keystone_url)
+        else:
+            flavor, tail = "", _OPEN_POLICY.format(folder=folder)
+            (folder / "open-policy.yaml").write_text(_open_policy())
         shutil.copy(self._venv / "etc/glance/glance-api-paste.ini", folder)
-        (folder / "policy.yaml").write_text(_policy())
         config.write_text(_GLANCE_CONF.format(folder=folder, port=port, flavor=flavor) + tail)
         _run(folder, self._venv / "bin/glance-manage", "--config-file", config, "db_sync")
+        with contextlib.closing(sqlite3.connect(folder / "glance.sqlite")) as database:
+            database.execute("PRAGMA journal_mode = WAL")
         environment = {"OS_GLANCE_CONFIG_DIR": str(folder)}
-        self._serve(folder, "glance", "glance.wsgi.api:application", port, environment)
+        self._serve(folder, "glance", port, environment, threads=4)
         url = f"http://127.0.0.1:{port}"
         _wait_for(f"{url}/healthcheck", folder / "glance.log")
         return {"url": url, "database": str(folder / "glance.sqlite")}
 
     def _serve(
-        self, folder: Path, name: str, module: str, port: int, environment: Mapping[str, str]
+        self, folder: Path, name: str, port: int, environment: Mapping[str, str], threads: int
     ) -> None:
         command = [
-            self._venv / "bin/uwsgi", "--http-socket", f"127.0.0.1:{port}", "--module", module,
-            "--venv", self._venv, "--master", "--processes", "1", "--threads", "4",
+            self._venv / "bin/uwsgi", "--http-socket", f"127.0.0.1:{port}",
+            "--module", f"{name}.wsgi.api:application",
+            "--venv", self._venv, "--master", "--processes", "1", "--threads", str(threads),
             "--enable-threads", "--lazy-apps", "--need-app", "--die-on-term",
             "--idle", str(_IDLE_SECONDS), "--die-on-idle", "--buffer-size", "65535",
             "--chunked-input-limit", "16777216", "--add-header", "Connection: close",
@@ -255,58 +190,6 @@ class ServicePool:
                 start_new_session=True,
             )
         (folder / f"{name}.pid").write_text(str(process.pid))
-
-
-def call(
-    method: str,
-    url: str,
-    *,
-    body: Any = None,
-    data: bytes | None = None,
-    token: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> urllib3.BaseHTTPResponse:
-    """One request to a service; anything but success ends the test with what it answered."""
-    wanted = dict(headers or {})
-    if token:
-        wanted["X-Auth-Token"] = token
-    if data is not None:
-        wanted["Content-Type"] = "application/octet-stream"
-    if body is not None:
-        wanted["Content-Type"] = "application/json"
-        data = json.dumps(body).encode()
-    answer = _HTTP.request(method, url, body=data, headers=wanted)
-    assert 200 <= answer.status < 300, f"{method} {url}: {answer.status} {answer.data[:500]!r}"
-    return answer
-
-
-def _seed(keystone_url: str, glance_url: str) -> None:
-    """Projects, users, roles and the catalogue's image service."""
-    token = Keystone(keystone_url).token("admin")
-
-    def make(kind: str, **fields: Any) -> str:
-        answer = call("POST", f"{keystone_url}/{kind}s", body={kind: fields}, token=token).json()
-        made: str = answer[kind]["id"]
-        return made
-
-    answer = call("GET", f"{keystone_url}/roles", token=token).json()
-    roles = {role["name"]: role["id"] for role in answer["roles"]}
-    for user in USERS:
-        project = make("project", name=user, domain_id="default")
-        user_id = make("user", name=user, password=PASSWORD, domain_id="default")
-        granted = ("admin", "service") if user == "glance" else ("member",)
-        for role in granted:
-            grant = f"projects/{project}/users/{user_id}/roles/{roles[role]}"
-            call("PUT", f"{keystone_url}/{grant}", token=token)
-    service = make("service", name="glance", type="image")
-    for interface in ("public", "internal"):
-        make(
-            "endpoint",
-            service_id=service,
-            interface=interface,
-            url=glance_url,
-            region_id=REGION,
-        )
 
 
 def _find_environment() -> Path:
@@ -337,7 +220,7 @@ def _wait_for(url: str, log: Path, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(urllib3.exceptions.HTTPError):
-            if _HTTP.request("GET", url, timeout=5).status == 200:
+            if HTTP.request("GET", url, timeout=5).status == 200:
                 return
         time.sleep(0.1)
     pytest.fail(f"{url} did not come up:\n{log.read_text(errors='replace')[-3000:]}")
@@ -358,7 +241,7 @@ def _free_port() -> int:
         return port
 
 
-def _policy() -> str:
+def _open_policy() -> str:
     """Glance without Keystone gives its callers no role, which its default rules refuse."""
     rules = (
         "default context_is_admin add_image delete_image get_image get_images modify_image "
@@ -379,7 +262,8 @@ key_repository = {folder}/fernet
 [credential]
 key_repository = {folder}/credential
 [cache]
-enabled = false
+enabled = true
+backend = dogpile.cache.memory
 [identity]
 password_hash_rounds = 4
 """
@@ -412,7 +296,7 @@ config_file = {folder}/glance-api-paste.ini
 
 _OPEN_POLICY = """\
 [oslo_policy]
-policy_file = {folder}/policy.yaml
+policy_file = {folder}/open-policy.yaml
 """
 
 _GLANCE_TOKENS = """\

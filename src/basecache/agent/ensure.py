@@ -142,9 +142,10 @@ def describe(parts: Parts, image_id: str, fallback_from_host: str | None) -> tup
             raise errors.NotFound("image", image_id, "the cache, and no image source is set")
         return parts.source.describe(image_id), parts.source
     except errors.NotFound:
-        if fallback_from_host is None or parts.open_peer is None:
+        host = fallback_from_host or parts.rules.fallback_from_host
+        if host is None or parts.open_peer is None:
             raise
-    peer = parts.open_peer(fallback_from_host)
+    peer = parts.open_peer(host)
     return peer.describe(image_id), peer
 
 

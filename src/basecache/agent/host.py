@@ -128,6 +128,8 @@ class Host:
         self, name: str | None = None, *, heal: bool = False, force: bool = False
     ) -> list[Verification]:
         """Compare entries with their digests; corrupt ones are among the outcomes."""
+        if name is not None:
+            name = stock.resolve_name(self.parts, name)
         return list(verify.verify_all(self.parts, name=name, heal=heal, force=force))
 
     def entries(self) -> list[stock.Held]:

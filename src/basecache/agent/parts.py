@@ -24,6 +24,7 @@ class Rules:
     force_raw_images: bool = True
     remove_unused_kernels: bool = True
     require_digest: bool = True
+    fallback_from_host: str | None = None
     max_virtual_size_bytes: int | None = None
     checksum: bool = False
     checksum_interval_seconds: float = 3600.0

@@ -82,13 +82,28 @@ def show_held(parts: Parts, what: str) -> Held:
 
 
 def resolve_name(parts: Parts, what: str) -> str:
-    """The entry that a person means by an entry's name or an image's id."""
+    """The entry that a person means by its name, its image's id, or its image's name.
+
+    The name of an image is looked for in the records of what is here; UsageError when several
+    entries have it.
+    """
     image_id = identify(parts, what)
     if image_id == what and layout_.recognise(what) is not EntryKind.UNKNOWN:
         known = parts.store.find(what) is not None
         if known or layout_.recognise(what) is not EntryKind.KERNEL:
             return what
-    return layout_.original_name(layout_.require_image_id(image_id))
+    name = layout_.original_name(layout_.require_image_id(image_id))
+    return name if parts.store.find(name) is not None else _find_named(parts, what) or name
+
+
+def _find_named(parts: Parts, image_name: str) -> str | None:
+    """The entry whose record has this name of an image."""
+    held = [h.entry.name for h in list_held(parts) if h.record.text("image_name") == image_name]
+    if len(held) > 1:
+        raise errors.UsageError(
+            f"{len(held)} entries are of an image named {image_name!r}", f"name one: {held}"
+        )
+    return held[0] if held else None
 
 
 def pin_entry(
@@ -96,7 +111,8 @@ def pin_entry(
 ) -> Pin:
     """Keep an entry, there or still to come, until a time (seconds since the epoch) or for good."""
     name = resolve_name(parts, what)
-    image_id = None if name == what else identify(parts, what)
+    asked = identify(parts, what)
+    image_id = asked if layout_.original_name(asked) == name else None
     parts.store.prepare()
     return pins.write(parts.store.layout, name, reason=reason, until=until, image_id=image_id)
 

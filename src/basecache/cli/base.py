@@ -11,17 +11,20 @@ from typing import Any
 
 from cliff import columns, command, lister, show
 
-from basecache import errors
+from basecache import errors, events
 from basecache.agent.host import Host
 
 
 class Told:
     """A command that tells its errors in plain words and leaves with their exit code.
 
-    ``outcome`` is the exit code of a command that printed its results all the same.
+    ``outcome`` is the exit code of a command that printed its results all the same. Only a
+    command that puts something into the cache ``makes_folders``: to look at a cache that is not
+    there must not make one.
     """
 
     outcome = 0
+    makes_folders = False
     app: Any
     app_args: Any
 
@@ -41,7 +44,7 @@ class Told:
         from basecache.cli.progress import watch  # noqa: PLC0415
 
         with watch(quiet=self.app_args.verbose_level == 0) as emit:
-            yield open_host(self.app_args, emit=emit, **overrides)
+            yield open_host(self.app_args, emit=emit, make_folders=self.makes_folders, **overrides)
 
 
 class Command(Told, command.Command):
@@ -56,7 +59,7 @@ class ShowOne(Told, show.ShowOne):
     """A command that shows one thing."""
 
 
-def open_host(arguments: Any, *, emit: Any, **overrides: Any) -> Host:
+def open_host(arguments: Any, *, emit: events.Emit, make_folders: bool, **overrides: Any) -> Host:
     """The host that the global options describe; ``overrides`` come on top of ``--set``."""
     from basecache import wiring  # noqa: PLC0415
 
@@ -66,7 +69,7 @@ def open_host(arguments: Any, *, emit: Any, **overrides: Any) -> Host:
             options[name] = {**options.get(name, {}), **value}
         elif value is not None:
             options[name] = value
-    return wiring.open_host(arguments.config_file, emit=emit, **options)
+    return wiring.open_host(arguments.config_file, emit=emit, make_folders=make_folders, **options)
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:

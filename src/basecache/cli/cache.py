@@ -106,6 +106,8 @@ class EnsureImages(Lister):
     example: basecache cache ensure 3f1c7f3e-... debian-12
     """
 
+    makes_folders = True
+
     def get_parser(self, prog_name: str) -> Any:
         parser = super().get_parser(prog_name)
         parser.add_argument("images", nargs="+", metavar="IMAGE", help="an id, a name, or a URL")
@@ -166,6 +168,8 @@ class PinEntry(Command):
 
     example: basecache cache pin debian-12 --until 7d --reason "spring rollout"
     """
+
+    makes_folders = True
 
     def get_parser(self, prog_name: str) -> Any:
         parser = super().get_parser(prog_name)
@@ -245,4 +249,6 @@ class ShowStock(ShowOne):
 
 
 def _add_entry(parser: Any) -> None:
-    parser.add_argument("name", metavar="NAME", help="an entry's name, or an image's id")
+    parser.add_argument(
+        "name", metavar="NAME", help="an entry, by its name or its image's id or name"
+    )

@@ -18,6 +18,8 @@ class CreateDisk(ShowOne):
     example: basecache disk create --instance 5e0b7a1c-... --image debian-12 --size 20G
     """
 
+    makes_folders = True
+
     def get_parser(self, prog_name: str) -> Any:
         parser = super().get_parser(prog_name)
         _add_disk(parser)

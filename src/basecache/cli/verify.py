@@ -22,7 +22,12 @@ class Verify(Lister):
 
     def get_parser(self, prog_name: str) -> Any:
         parser = super().get_parser(prog_name)
-        parser.add_argument("name", nargs="?", metavar="NAME", help="an entry, or an image's id")
+        parser.add_argument(
+            "name",
+            nargs="?",
+            metavar="NAME",
+            help="an entry, by its name or its image's id or name",
+        )
         parser.add_argument(
             "--heal",
             action="store_true",

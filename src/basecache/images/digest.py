@@ -28,7 +28,7 @@ from basecache.images.sparse import SparseWriter
 from basecache.model import Digest, MiB
 
 BUFFER_BYTES = 1 * MiB
-_BUFFERS = 4
+_BUFFERS = 8
 _BLAKE3 = "blake3"
 
 Progress = Callable[[int], None]
