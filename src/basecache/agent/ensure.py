@@ -69,6 +69,7 @@ def ensure(
     StorageFailed; after any of them nothing of the image is left behind.
     """
     started = time.monotonic()
+    image_id = identify(parts, image_id)
     name = entry_name(parts, image_id, role)
     if (base := find_present(parts, name, image_id, must_refresh)) is not None:
         return _existing(parts, image_id, base, started)
@@ -88,11 +89,7 @@ def ensure(
 
 
 def entry_name(parts: Parts, image_id: str, role: ImageRole) -> str:
-    """The cache file's name; BadName for an id that may be none.
-
-    A URL stands for the id its source gives it and is looked up by that.
-    """
-    image_id = identify(parts, image_id)
+    """The cache file's name; BadName for an id that may be none."""
     layout_.require_image_id(image_id)
     return layout_.image_entry_name(
         image_id, role, remove_unused_kernels=parts.rules.remove_unused_kernels

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -73,6 +74,12 @@ class Basecache(App):
             command_manager=Commands("basecache.cli"),
             deferred_help=True,
         )
+
+    def configure_logging(self) -> None:
+        """Warnings of libraries only where they are not said again in our own words."""
+        super().configure_logging()
+        for name in ("oslo_config", "oslo_utils.imageutils"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def build_option_parser(
         self, description: str | None, version: str | None, *args: Any

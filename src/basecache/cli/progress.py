@@ -30,7 +30,7 @@ def tell_trouble(event: events.Event) -> None:
         print(f"warning: {event.what}: {event.why}", file=sys.stderr)
     elif isinstance(event, events.Retrying):
         where = f" at byte {event.offset}" if event.offset else ""
-        print(f"warning: {event.source}: {event.why}; trying again{where}", file=sys.stderr)
+        print(f"warning: {event.why}; trying again{where}", file=sys.stderr)
 
 
 class _Bars:

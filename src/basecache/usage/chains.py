@@ -196,7 +196,7 @@ class _Reader:
             return self._ask_qemu(path, header.format)
         chain = _NOTHING
         for name in (header.backing, header.data_file):
-            if name is not None:
+            if name:
                 chain = _join(chain, self._chain_behind(name, path))
         return chain
 
