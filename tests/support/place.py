@@ -97,7 +97,7 @@ class Place:
         (self.images / f"{image_id}.json").write_text(json.dumps(known))
         return image_id
 
-    def add_raw(self, size: int = 4 * MiB, **stated: Any) -> str:
+    def add_raw(self, size: int = 4 * MiB, /, **stated: Any) -> str:
         """A raw image: some data at its front and its end, a hole between them."""
 
         def build(path: Path) -> Path:
@@ -110,7 +110,7 @@ class Place:
 
         return self.add(build, disk_format="raw", **stated)
 
-    def add_qcow2(self, size: int = 4 * MiB, **stated: Any) -> str:
+    def add_qcow2(self, size: int = 4 * MiB, /, **stated: Any) -> str:
         """A qcow2 image with data, virtually ``size``."""
 
         def build(path: Path) -> Path:

@@ -53,13 +53,13 @@ def ensure_all(
 
 def ensure(
     parts: Parts,
-    image_id: str,
+    asked: str,
     *,
     role: ImageRole = ImageRole.DISK,
     fallback_from_host: str | None = None,
     must_refresh: bool = True,
 ) -> Result:
-    """Have the image in the cache.
+    """Have the image in the cache; ``asked`` is its id, or what else its source knows it by.
 
     ``fallback_from_host`` names another host's cache to copy from when the source no longer has
     the image. An entry whose time cannot be refreshed is an error, unless ``must_refresh`` is
@@ -69,11 +69,11 @@ def ensure(
     StorageFailed; after any of them nothing of the image is left behind.
     """
     started = time.monotonic()
-    image_id = identify(parts, image_id)
+    image_id = identify(parts, asked)
     name = entry_name(parts, image_id, role)
     if (base := find_present(parts, name, image_id, must_refresh)) is not None:
         return _existing(parts, image_id, base, started)
-    image, source = describe(parts, image_id, fallback_from_host)
+    image, source = describe(parts, asked, fallback_from_host)
     name = entry_name(parts, image.id, role)
     with locks.hold(parts.store.layout.lock(name)):
         entry = parts.store.find(name)
@@ -132,18 +132,18 @@ def _existing(parts: Parts, image_id: str, base: Base, started: float) -> Result
     return Result(image_id, Status.EXISTING, base.entry.path, seconds=seconds)
 
 
-def describe(parts: Parts, image_id: str, fallback_from_host: str | None) -> tuple[Image, Source]:
+def describe(parts: Parts, asked: str, fallback_from_host: str | None) -> tuple[Image, Source]:
     """What is known of the image, and the source to take it from."""
     try:
         if parts.source is None:
-            raise errors.NotFound("image", image_id, "the cache, and no image source is set")
-        return parts.source.describe(image_id), parts.source
+            raise errors.NotFound("image", asked, "the cache, and no image source is set")
+        return parts.source.describe(asked), parts.source
     except errors.NotFound:
         host = fallback_from_host or parts.rules.fallback_from_host
         if host is None or parts.open_peer is None:
             raise
     peer = parts.open_peer(host)
-    return peer.describe(image_id), peer
+    return peer.describe(identify(parts, asked)), peer
 
 
 @dataclass(frozen=True, slots=True)

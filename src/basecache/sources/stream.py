@@ -169,6 +169,8 @@ def translated(source: str, *, broken: bool = False) -> Iterator[None]:
         yield
     except exceptions.ReadTimeoutError as error:
         raise kind(source, "the server stalled: no byte within the timeout") from error
+    except exceptions.NewConnectionError as error:
+        raise kind(source, f"connecting failed: {error.__cause__ or error}") from error
     except exceptions.ConnectTimeoutError as error:
         raise kind(source, "no connection within the timeout") from error
     except exceptions.SSLError as error:
