@@ -46,6 +46,7 @@ bench: .venv/dev.stamp ## Measure against named tools; writes docs/performance.m
 .PHONY: docs
 docs: .venv/dev.stamp ## The documentation, as HTML in docs/_build/html
 	$(BIN)/python docs/generate_options.py docs/reference/options.md
+	$(BIN)/python docs/generate_commands.py docs/reference/commands.md
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
@@ -63,7 +64,7 @@ lock: .run/pip-tools/stamp ## Pin the dependencies anew (UPGRADE=1 takes the new
 
 .PHONY: clean
 clean: ## Remove everything made here
-	rm -rf .venv .services .run docs/_build docs/reference/options.md build \
+	rm -rf .venv .services .run docs/_build docs/reference/options.md docs/reference/commands.md build \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/run.stamp: requirements/run.txt pyproject.toml

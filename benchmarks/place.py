@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -10,12 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import basecache
 from basecache.agent.host import Host
 from figure import Skipped
 from timing import run
+
+T = TypeVar("T")
 
 MiB = 2**20
 GiB = 2**30
@@ -28,7 +31,7 @@ class Place:
     root: Path
     quick: bool = False
 
-    def choose(self, full: int, quick: int) -> int:
+    def choose(self, full: T, quick: T) -> T:
         return quick if self.quick else full
 
     @contextlib.contextmanager
@@ -87,6 +90,15 @@ def write_data(path: Path, data_bytes: int, size_bytes: int | None = None) -> No
             for _ in range(piece // MiB):
                 file.write(os.urandom(MiB))
     os.sync()
+
+
+def write_sums(folder: Path) -> None:
+    """The SHA256SUMS of all files in ``folder``."""
+    lines = []
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    (folder / "SHA256SUMS").write_text("".join(lines))
 
 
 def peak_memory_bytes() -> int:

@@ -27,15 +27,16 @@ _YARDSTICK = "find -type f -exec head -c 512"
 def measure(place: Place) -> Iterator[Figure]:
     counts = (1000, 5000) if place.quick else (1000, 10_000, 100_000)
     per_disk: list[Spread] = []
+    peaks: list[float] = []
     with place.folder("sweep") as root:
         tree = plant(root)
         for count in counts:
             tree.grow(count)
-            memory: list[float] = []
+            peaks.clear()
             runs = place.choose(5 if count > 10_000 else 9, 3)
             ours, other = interleave(
                 runs,
-                lambda: _sweep_once(tree, memory),
+                lambda: _sweep_once(tree, peaks),
                 lambda: _read_heads(tree),
                 scale=1e3 / count,
             )
@@ -52,12 +53,12 @@ def measure(place: Place) -> Iterator[Figure]:
     yield _growth(counts, per_disk)
     yield Figure(
         name=f"sweep of {counts[-1]:,} instances, memory",
-        ours=Spread.of(memory, 1e-6),
+        ours=Spread.of(peaks, 1e-6),
         other=None,
         other_name="",
         unit="MB resident",
         goal=f"under {MOST_BYTES / 1e6:.0f} MB",
-        met=max(memory) < MOST_BYTES,
+        met=max(peaks) < MOST_BYTES,
     )
 
 
@@ -73,14 +74,14 @@ def _growth(counts: tuple[int, ...], per_disk: list[Spread]) -> Figure:
     )
 
 
-def _sweep_once(tree: Tree, memory: list[float]) -> float:
+def _sweep_once(tree: Tree, peaks: list[float]) -> float:
     unused = tree.make_unused_base()
     child = Path(__file__).with_name("child_sweep.py")
     command = [sys.executable, str(child), str(tree.path), str(tree.usage_file)]
     said = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     if said["missing"] or said["removed"] != [str(unused)] or said["disks"] < tree.count:
         raise RuntimeError(f"this was no sweep of {tree.count} disks: {said}")
-    memory.append(said["peak_bytes"])
+    peaks.append(said["peak_bytes"])
     return float(said["seconds"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -13,16 +15,33 @@ Command = Sequence[str | Path]
 
 
 def interleave(
-    runs: int, *acts: Callable[[], float], scale: float = 1.0, warm_up: int = 1
+    runs: int, *acts: Callable[[], float], scale: float = 1.0, settle_bytes: int = 0
 ) -> tuple[Spread, ...]:
-    """Run ``acts`` in turn, ``runs`` times after the warm-up; each returns the seconds it took."""
+    """Run ``acts`` in turn, ``runs`` times after one to warm up; each returns its seconds.
+
+    ``settle_bytes`` is about what one run writes: the machine settles before each.
+    """
     taken: list[list[float]] = [[] for _ in acts]
-    for turn in range(warm_up + runs):
+    for turn in range(1 + runs):
         for act, seconds in zip(acts, taken, strict=True):
+            if settle_bytes:
+                settle(settle_bytes)
             value = act()
-            if turn >= warm_up:
+            if turn > 0:
                 seconds.append(value)
     return tuple(Spread.of(seconds, scale) for seconds in taken)
+
+
+def settle(size_bytes: int) -> None:
+    """Nothing waits to be written, and ``size_bytes`` of free memory are really there.
+
+    The host of a virtual machine may take free pages back (free page reporting, ballooning);
+    whoever uses them first then waits for it, a second for each GiB, and that should be nobody
+    who is being measured.
+    """
+    os.sync()
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    mmap.mmap(-1, size_bytes, flags=flags).close()
 
 
 def clock(act: Callable[[], object]) -> float:
@@ -34,7 +53,12 @@ def clock(act: Callable[[], object]) -> float:
 
 def clock_commands(*commands: Command) -> float:
     """The seconds some programs take one after the other, their start included."""
-    return clock(lambda: [run(command) for command in commands])
+
+    def run_all() -> None:
+        for command in commands:
+            run(command)
+
+    return clock(run_all)
 
 
 def run(command: Command) -> None:

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from place import GiB, MiB, open_host
-
 from basecache.cache.layout import original_name
+from place import GiB, MiB, open_host, write_sums
 
 BASES = 100
 _BLOCK = 4096
+_AGE_SECONDS = 3 * 24 * 3600
 _CONSOLE = b"[    0.000000] Linux version 6.1.0-13-cloud-amd64\n" * 80
 
 
@@ -33,6 +33,7 @@ class Tree:
     usage_file: Path
     images: list[str]
     count: int = 0
+    started: float = field(default_factory=time.time)
     _patterns: list[tuple[int, list[tuple[int, bytes]]]] = field(default_factory=list)
 
     def grow(self, count: int) -> None:
@@ -48,8 +49,7 @@ class Tree:
         """One more base, which nothing needs and which is old enough to go."""
         path = self.path / "_base" / original_name("nobody's image")
         path.write_bytes(b"unused" * 1000)
-        old = time.time() - 3 * 24 * 3600
-        os.utime(path, (old, old))
+        os.utime(path, (self.started - _AGE_SECONDS,) * 2)
         return path
 
     def _add(self, number: int) -> None:
@@ -68,6 +68,8 @@ class Tree:
         ):
             with open(f"{folder}/{name}", "wb", buffering=0) as file:
                 file.write(content)
+        # Folders that changed within the last seconds are read again before a removal.
+        os.utime(folder, (self.started - _AGE_SECONDS,) * 2)
 
     def _describe(self, number: int) -> dict[str, object]:
         return {
@@ -95,24 +97,21 @@ class Tree:
 
 def plant(root: Path) -> Tree:
     """A tree without instances, its bases in the cache."""
-    offered, instances, first = root / "images", root / "instances", root / "first"
-    for folder in (offered, instances, first):
-        folder.mkdir()
+    offered, instances = root / "images", root / "instances"
+    offered.mkdir()
+    instances.mkdir()
     for number in range(BASES):
         image = offered / f"image-{number:03}.raw"
         image.write_bytes(os.urandom(_BLOCK))
         os.truncate(image, MiB)
-    host = open_host(
-        instances,
-        {"driver": "directory", "path": str(offered), "require_digest": "false"},
-    )
+    write_sums(offered)
+    host = open_host(instances, {"driver": "directory", "path": str(offered)})
     tree = Tree(instances, root / "instances.json", [image.id for image in host.images()])
-    for image in tree.images:
-        disk = host.create_disk("pattern", image=image, size=20 * GiB, backend="qcow2")
+    for image_id in tree.images:
+        disk = host.create_disk("pattern", image=image_id, size=20 * GiB, backend="qcow2")
         tree._patterns.append((disk.path.stat().st_size, list(_read_blocks(disk.path))))
         host.delete_disk("pattern", "disk")
-    os.unlink(instances / "pattern" / "disk.info")
-    os.rmdir(instances / "pattern")
+    (instances / "pattern").rmdir()
     return tree
 
 

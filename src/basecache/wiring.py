@@ -187,7 +187,7 @@ def _peer_opener(settings: Settings, layout: Layout, emit: events.Emit) -> Any:
 
 def _require_shared_locks(layout: Layout) -> None:
     """Refuse shared storage whose locks stay on this host."""
-    mountinfo = Path("/proc/self/mountinfo").read_text()
-    trouble = locks.nfs_lock_trouble(mountinfo, layout.instances_path)
+    mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    trouble = locks.nfs_lock_trouble(mountinfo, layout.instances_path.resolve())
     if trouble is not None and len(sharers.read(layout)) > 1:
         raise errors.ConfigError(trouble, "mount it without nolock and local_lock")

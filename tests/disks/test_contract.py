@@ -133,7 +133,7 @@ def test_a_generator_that_fails_leaves_nothing(cache: Cache, backend: DiskBacken
     assert cache.folder() == []
 
 
-def test_what_a_crash_left_is_overwritten(cache: Cache, backend: DiskBackend) -> None:
+def test_what_a_crash_left_goes(cache: Cache, backend: DiskBackend) -> None:
     request = cache.request()
     request.path.parent.mkdir()
     for stage in ("new", "raw"):
@@ -143,7 +143,7 @@ def test_what_a_crash_left_is_overwritten(cache: Cache, backend: DiskBackend) ->
     disk = backend.create(request)
     assert disk.size_bytes == SIZE
     assert cache.holds_content(disk.path, disk.format)
-    assert not files.temporary(request.path).exists()
+    assert cache.folder() == ["disk"]
 
 
 def test_a_disk_is_never_replaced(cache: Cache, backend: DiskBackend) -> None:
@@ -237,11 +237,11 @@ def test_a_disk_is_durable_before_it_is_visible_and_its_folder_after(
     calls = re.findall(
         r'(fsync|renameat2)\((?:\d+|AT_FDCWD)<([^>]+)>(?:, "([^"]+)")?', log.read_text()
     )
-    assert [(call, named or at) for call, at, named in calls] == [
-        ("fsync", str(files.temporary(disk))),
-        ("renameat2", str(files.temporary(disk))),
-        ("fsync", str(disk.parent)),
-    ]
+    seen = [(call, Path(named or at)) for call, at, named in calls]
+    fresh = seen[0][1]
+    assert seen == [("fsync", fresh), ("renameat2", fresh), ("fsync", disk.parent)]
+    assert files.leftovers(disk) == []
+    assert files.is_leftover(fresh.name)
 
 
 _STOPS = ("mkdir", "copy_file_range", "fchown", "fsync", "renameat2", "rename", "unlink")

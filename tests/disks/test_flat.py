@@ -133,12 +133,13 @@ def test_data_extents_are_found_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "ours"),
     [
-        (".disk.basecache-new", True),
-        (".disk.eph0.basecache-raw", True),
+        (".disk.0123abcd.basecache-new", True),
+        (".disk.eph0.0123abcd.basecache-raw", True),
         ("disk", False),
-        ("disk.basecache-new", False),
-        (".basecache-new", False),
-        (".disk.basecache-new.bak", False),
+        ("disk.0123abcd.basecache-new", False),
+        (".disk.basecache-new", False),
+        (".0123abcd.basecache-new", False),
+        (".disk.0123abcd.basecache-new.bak", False),
     ],
 )
 def test_only_our_leftovers_are_leftovers(name: str, ours: bool) -> None:

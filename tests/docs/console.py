@@ -65,5 +65,7 @@ def run_steps(steps: list[Step], folder: Path, environment: Mapping[str, str]) -
 
 
 def _squeeze(text: str) -> str:
-    lines = (re.sub(r"[ \t]+", " ", re.sub(r"-{3,}", "---", line)).strip() for line in text.split("\n"))
+    lines = (
+        re.sub(r"[ \t]+", " ", re.sub(r"-{3,}", "---", line)).strip() for line in text.split("\n")
+    )
     return "\n".join(line for line in lines if line)

@@ -2,9 +2,9 @@
 
     the disk's own lock           two makers of one disk: the second finds it
     it is there already           grown when more is asked; a lost base is given back; done
-    record its format             before it exists: no disk is ever met without its format
     ensure, then hold the entry   under a shared lock: nothing removes it while a disk is made
     check the size                against the *virtual* size, on a hit as on a miss
+    record its format             before it exists: no disk is ever met without its format
     the backend makes it          under a temporary name, then renames: there whole or not at all
     refresh the entry's time      its age starts again
 
@@ -26,7 +26,7 @@ from basecache.agent.entry import CHECKS, read_base
 from basecache.agent.parts import Parts
 from basecache.cache import layout as layout_
 from basecache.cache import locks
-from basecache.disks import Base, DiskBackend, DiskRequest, generated, info, legacy
+from basecache.disks import Base, DiskBackend, DiskRequest, files, generated, info, legacy
 from basecache.model import Disk, GiB, ImageRole, MiB
 
 _TRIES = 3
@@ -88,8 +88,7 @@ def create_disk(parts: Parts, order: DiskOrder) -> Disk:
     backend = backend_of(parts, order)
     path = layout.disk(order.instance, order.name)
     with hold_disk(parts, order.instance, order.name):
-        _agree_on_format(parts, order.instance, path, backend.format)
-        disk = backend.find(order.instance, order.name, path)
+        disk = _find(parts, order, backend, path)
         if disk is not None:
             return _update_existing(parts, order, backend, disk)
         disk = _make(parts, order, backend, path)
@@ -108,7 +107,8 @@ def backend_of(parts: Parts, order: DiskOrder) -> DiskBackend:
 
 @contextlib.contextmanager
 def hold_disk(parts: Parts, instance: str, name: str) -> Iterator[None]:
-    """The lock under which one disk is made, grown and removed."""
+    """The lock under which one disk is made, grown and removed; BadName."""
+    parts.store.layout.disk(instance, name)
     lock_name = layout_.disk_lock_name(instance, name)
     with locks.hold(parts.store.layout.own_lock(lock_name), disposable=True):
         yield
@@ -116,32 +116,46 @@ def hold_disk(parts: Parts, instance: str, name: str) -> Iterator[None]:
 
 def info_lock(parts: Parts, instance: str) -> Path:
     """The lock of an instance's disk.info."""
-    return parts.store.layout.own_lock(f"disk-info-{instance}")
+    return parts.store.layout.own_lock(layout_.disk_info_lock_name(instance))
 
 
-def _agree_on_format(parts: Parts, instance: str, path: Path, disk_format: str) -> None:
-    """Record the format before the disk exists; refuse another one for a disk that is there."""
-    lock = info_lock(parts, instance)
-    try:
-        locks.make_folder(path.parent)
-        is_there = path.exists()
-    except OSError as error:
-        raise errors.from_os(error, path, "making the folder of") from error
+def _find(parts: Parts, order: DiskOrder, backend: DiskBackend, path: Path) -> Disk | None:
+    """The disk that is there; FormatChange when it was born with another format."""
     recorded = info.recorded_format(path.parent, path)
-    if recorded not in (None, disk_format) and not is_there:
-        info.forget_format(path.parent, path, lock)
-    info.record_format(path.parent, path, disk_format, lock)
+    if recorded not in (None, backend.format) and files.regular(path) is not None:
+        raise errors.FormatChange(path, str(recorded), backend.format)
+    disk = backend.find(order.instance, order.name, path)
+    if disk is not None and recorded is None:
+        info.record_format(path.parent, path, backend.format, info_lock(parts, order.instance))
+    return disk
 
 
 def _make(parts: Parts, order: DiskOrder, backend: DiskBackend, path: Path) -> Disk:
     if isinstance(order.content, Blank):
         if order.size_bytes <= 0:
             raise errors.UsageError(f"a blank disk {order.name} needs a size", "give --size")
-        return backend.create(_request(parts, order, path, None))
+        return _create(parts, backend, _request(parts, order, path, None))
     with held_base(parts, order.content) as base:
-        disk = backend.create(_request(parts, order, path, base))
+        disk = _create(parts, backend, _request(parts, order, path, base))
         refresh(parts, base.entry.path, must_refresh=False)
         return disk
+
+
+def _create(parts: Parts, backend: DiskBackend, request: DiskRequest) -> Disk:
+    """The disk, its format recorded before it is there; where none comes the line goes again."""
+    folder, lock = request.path.parent, info_lock(parts, request.instance)
+    with files.reporting("making the folder of", request.path):
+        files.make_folder(folder)
+    if info.recorded_format(folder, request.path) not in (None, backend.format):
+        info.forget_format(folder, request.path, lock)
+    info.record_format(folder, request.path, backend.format, lock)
+    try:
+        return backend.create(request)
+    except errors.BasecacheError:
+        # A line too many does no harm: the next disk of this name rewrites it.
+        with contextlib.suppress(errors.StorageFailed, errors.NoSpace):
+            info.forget_format(folder, request.path, lock)
+        raise
 
 
 def _request(parts: Parts, order: DiskOrder, path: Path, base: Base | None) -> DiskRequest:
@@ -156,8 +170,13 @@ def _request(parts: Parts, order: DiskOrder, path: Path, base: Base | None) -> D
 
 
 def final_size(order: DiskOrder, base: Base) -> int:
-    """The size of the disk: what is asked, never less than the guest sees in the base. Pure."""
+    """The size of the disk: what is asked, never less than the guest sees in the base. Pure.
+
+    A kernel or ramdisk has its own length, which need be no whole number of sectors.
+    """
     is_file = isinstance(order.content, FromImage) and order.content.role is not ImageRole.DISK
+    if is_file and base.format == "raw":
+        return base.entry.size_bytes
     if is_file or order.size_bytes == 0:
         return base.virtual_size_bytes
     if order.size_bytes < base.virtual_size_bytes:

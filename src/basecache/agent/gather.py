@@ -23,6 +23,8 @@ from basecache.usage import Report, UsageProvider
 from basecache.usage.chains import Chains, read_chains, read_parents
 from basecache.usage.references import References, count_references
 
+# What nobody's lock is named after; its writer is dead once it is old enough to go.
+_LITTER = "litter"
 _STANDS_ON_OTHERS = frozenset({EntryKind.ORIGINAL, EntryKind.RESIZED, EntryKind.KERNEL})
 
 
@@ -147,7 +149,9 @@ def _list_folder(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                 except FileNotFoundError:
                     continue
     except FileNotFoundError:
-        return
+        if folder.is_symlink():
+            why = "it is a link that leads nowhere"
+            raise errors.StorageFailed(folder, "listing", why) from None
     except OSError as error:
         raise errors.from_os(error, folder, "listing") from error
 
@@ -169,9 +173,13 @@ def is_busy(layout: Layout, entry: Entry) -> bool:
 
 def guard_of(layout: Layout, entry: Entry) -> Path:
     """The lock under which a file of the cache, or an unfinished disk, is changed or removed."""
-    if layout_.is_disk_leftover(entry.name):
-        disk = layout_.leftover_disk(entry.name)
-        return layout.own_lock(layout_.disk_lock_name(entry.path.parent.name, disk))
+    if (disk := layout_.leftover_disk(entry.name)) is not None:
+        instance = entry.path.parent.name
+        if disk == layout_.DISK_INFO:
+            return layout.own_lock(layout_.disk_info_lock_name(instance))
+        return layout.own_lock(layout_.disk_lock_name(instance, disk))
+    if layout_.is_litter(entry.name):
+        return layout.own_lock(_LITTER)
     return layout.lock(_guarded_name(entry))
 
 

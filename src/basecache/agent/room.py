@@ -81,7 +81,8 @@ def make_room(parts: Parts, missing_bytes: int) -> int:
     try:
         with sole_sweeper(parts, patience_seconds=_PATIENCE_SECONDS):
             gathered = gather(parts)
-            victims = choose_victims(plan_sweep(gathered.facts, policy, time.time()), missing_bytes)
+            planned = plan_sweep(gathered.facts, policy, time.time())
+            victims = choose_victims(gathered.facts, planned, missing_bytes)
             return remove_planned(parts, gathered, victims, policy).freed_bytes
     except errors.Busy:
         return 0

@@ -101,7 +101,8 @@ def _find_named(parts: Parts, image_name: str) -> str | None:
     held = [h.entry.name for h in list_held(parts) if h.record.text("image_name") == image_name]
     if len(held) > 1:
         raise errors.UsageError(
-            f"{len(held)} entries are of an image named {image_name!r}", f"name one: {held}"
+            f"{len(held)} entries are of an image named {image_name!r}",
+            f"name one: {', '.join(held)}",
         )
     return held[0] if held else None
 

@@ -69,7 +69,7 @@ def sweep(parts: Parts, *, dry_run: bool = False) -> SweepReport:
     the report, and nothing was removed.
     """
     layout = parts.store.layout
-    if not layout.base.is_dir():
+    if not os.path.lexists(layout.base):
         return SweepReport(dry_run=dry_run)
     if dry_run:
         return _plan(parts, dry_run=True)[1]
@@ -79,7 +79,7 @@ def sweep(parts: Parts, *, dry_run: bool = False) -> SweepReport:
         failures = [*unregistered, *_refresh(parts, report.decisions)]
         removals = [d for d in report.decisions if d.action is Action.REMOVE]
         outcome = remove_planned(parts, gathered, removals, parts.rules.sweep)
-        _drop_ended_pins(parts)
+        pins.drop_ended(layout, parts.emit)
     return SweepReport(
         decisions=report.decisions,
         missing_evidence=report.missing_evidence,
@@ -136,14 +136,6 @@ def _refresh(parts: Parts, decisions: Iterable[Decision]) -> Iterator[Failure]:
             parts.emit(
                 events.Decided(decision.path, decision.action, decision.code, decision.reason)
             )
-
-
-def _drop_ended_pins(parts: Parts) -> None:
-    now = time.time()
-    for name, pin in pins.read_all(parts.store.layout, parts.emit).items():
-        if not pin.holds(now):
-            with contextlib.suppress(errors.NotFound):
-                pins.remove(parts.store.layout, name)
 
 
 @dataclass(slots=True)
@@ -237,7 +229,7 @@ class _Removal:
             return "another file has taken its place since it was looked at"
         if now_there.mtime_ns != entry.mtime_ns:
             return "it was used since it was looked at"
-        if time.time() - entry.mtime < self._policy.min_age(entry.kind):
+        if self._policy.is_young(entry, time.time()):
             return "it is too young"
         if missing:
             return "; ".join(missing)

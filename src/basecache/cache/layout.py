@@ -55,8 +55,9 @@ _NAMES: tuple[tuple[re.Pattern[str], EntryKind], ...] = (
     (re.compile(rf"{_SHA1}\.(?:part|converted)\Z"), EntryKind.PARTIAL),
     (re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z"), EntryKind.KERNEL),
 )
-_DISK_LEFTOVER = re.compile(r"\..+\.basecache-(?:new|raw)\Z", re.DOTALL)
+_DISK_LEFTOVER = re.compile(r"\.(?P<disk>.+)\.[0-9a-f]{8}\.basecache-(?:new|raw)\Z", re.DOTALL)
 _LITTER = re.compile(r"\..+\.[0-9a-f]{8}\Z", re.DOTALL)
+_RECORD_LITTER = re.compile(r"\..+\.info\.[0-9a-f]{8}\Z", re.DOTALL)
 _RECORD_SUFFIXES = (".info", ".sha1")
 
 # A file name may hold 255 bytes; the longest suffix we add to one is well under 55.
@@ -64,8 +65,12 @@ _LONGEST_NAME_BYTES = 200
 
 
 def original_name(image_id: str) -> str:
-    """The cache file of an image: the SHA-1 of its id (seed of Nova's ``get_cache_fname``)."""
-    return hashlib.sha1(image_id.encode(), usedforsecurity=False).hexdigest()
+    """The cache file of an image: the SHA-1 of its id (seed of Nova's ``get_cache_fname``).
+
+    Any text has one, also what no image can be called: an instance may refer to it all the same.
+    """
+    content = image_id.encode("utf-8", "surrogatepass")
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
 
 
 def image_entry_name(image_id: str, role: ImageRole, *, remove_unused_kernels: bool) -> str:
@@ -99,7 +104,7 @@ def recognise(name: str) -> EntryKind:
     for pattern, kind in _NAMES:
         if pattern.match(name):
             return kind
-    if is_litter(name):
+    if _RECORD_LITTER.match(name):
         return EntryKind.PARTIAL
     return EntryKind.UNKNOWN
 
@@ -114,19 +119,28 @@ def is_info_litter(name: str) -> bool:
     return name.startswith(f".{DISK_INFO}.") and is_litter(name)
 
 
-def leftover_disk(name: str) -> str:
-    """The disk that an unfinished one was to become."""
-    return name[1:].rpartition(".basecache-")[0]
+def leftover_disk(name: str) -> str | None:
+    """The disk that an unfinished one was to become; None for any other name."""
+    match = _DISK_LEFTOVER.match(name)
+    return match["disk"] if match else None
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file is one that was being written to replace another when its writer died."""
+    """Whether a file is one that was being written to replace another when its writer died.
+
+    Where an operator may keep files, more must be known: ``.notes.20240101`` looks like one.
+    """
     return _LITTER.match(name) is not None
 
 
 def disk_lock_name(instance: str, disk: str) -> str:
     """The name of the lock that one disk is made and removed under."""
     return f"disk-{instance}-{disk}"
+
+
+def disk_info_lock_name(instance: str) -> str:
+    """The name of the lock that an instance's disk.info is written under."""
+    return f"disk-info-{instance}"
 
 
 def generated_stem(name: str) -> str:
@@ -166,6 +180,8 @@ def require_image_id(image_id: str) -> str:
         )
     if "/" in image_id or image_id in (".", ".."):
         raise errors.BadName(f"image id {image_id[:60]!r} may not be a path")
+    if any("\ud800" <= c <= "\udfff" for c in image_id):
+        raise errors.BadName(f"image id {image_id[:60]!r} is not valid text")
     return image_id
 
 
@@ -239,6 +255,8 @@ class Layout:
 
     def instance(self, instance: str) -> Path:
         """The folder of an instance, by uuid (or the name older Novas used)."""
+        if instance in self.not_instances():
+            raise errors.BadName(f"{instance!r} is no instance: that folder belongs to the cache")
         return self.instances_path / require_file_name(instance, "instance")
 
     def disk(self, instance: str, disk: str) -> Path:

@@ -27,6 +27,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import struct
 import time
@@ -39,6 +40,8 @@ from basecache import errors
 _FLOCK = "hhqqi"
 _LOCK_MODE = 0o664
 _POLL_SECONDS = 0.02
+# mountinfo writes space, tab, newline and backslash in octal, and every other byte as it is.
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 @contextlib.contextmanager
@@ -134,12 +137,12 @@ def nfs_lock_trouble(mountinfo: str, path: Path) -> str | None:
     NFS mounted with ``nolock`` or ``local_lock`` keeps locks to this host only.
     """
     best: tuple[int, str, str] = (-1, "", "")
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):
         left, dash, right = line.partition(" - ")
-        fields, tail = left.split(), right.split()
+        fields, tail = left.split(" "), right.split(" ")
         if not dash or len(fields) < 6 or len(tail) < 3:
             continue
-        point = Path(fields[4].encode().decode("unicode_escape"))
+        point = Path(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4]))
         if path.is_relative_to(point) and len(point.parts) >= best[0]:
             best = (len(point.parts), tail[0], f"{fields[5]},{tail[2]}")
     _, kind, options = best
@@ -152,7 +155,8 @@ def nfs_lock_trouble(mountinfo: str, path: Path) -> str | None:
 
 
 def _open(path: Path, *, shared: bool) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC
+    # A link would lead the lock to a file elsewhere, or, where it leads nowhere, to no end.
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
         try:
             return os.open(path, flags)
@@ -160,7 +164,7 @@ def _open(path: Path, *, shared: bool) -> int:
             _make(path)
         except OSError as error:
             if shared and error.errno in (errno.EACCES, errno.EROFS) and flags & os.O_RDWR:
-                flags = os.O_RDONLY | os.O_CLOEXEC
+                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
                 continue
             raise errors.from_os(error, path, "opening the lock") from error
 
@@ -174,27 +178,36 @@ def _make(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its missing parents, each owned as the folder it is in."""
-    if folder.is_dir():
-        return
+    """Make ``folder`` and its missing parents, each owned as the folder it is in.
+
+    One that is there, ours and empty may be of a maker that died before giving it its owner.
+    """
+    if not folder.is_dir():
+        _make_folder(folder)
+    status, parent = folder.stat(), folder.parent.stat()
+    owned = (status.st_uid, status.st_gid) == (parent.st_uid, parent.st_gid)
+    if not owned and status.st_uid == os.geteuid() and not os.listdir(folder):
+        give_owner(folder, parent)
+
+
+def _make_folder(folder: Path) -> None:
     if not folder.parent.exists():
         make_folder(folder.parent)
     try:
         folder.mkdir()
     except FileExistsError:
-        return
-    parent = folder.parent.stat()
-    give_owner(folder, parent)
+        if not folder.is_dir():
+            link = folder.is_symlink()
+            why = "it is a link that leads nowhere" if link else "something else is there"
+            raise NotADirectoryError(errno.ENOTDIR, why, str(folder)) from None
 
 
 def _take(descriptor: int, path: Path, *, shared: bool, wait: bool, deadline: float | None) -> None:
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
-    if wait and deadline is None:
-        _apply(descriptor, kind, fcntl.F_OFD_SETLKW)
-        return
+    blocks = wait and deadline is None
     while True:
         try:
-            _apply(descriptor, kind, fcntl.F_OFD_SETLK)
+            _apply(descriptor, kind, fcntl.F_OFD_SETLKW if blocks else fcntl.F_OFD_SETLK)
             return
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):

@@ -6,6 +6,7 @@ are not there yet. A pin that cannot be read counts as one without an end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 from basecache import errors, events
 from basecache.cache import locks, records
 from basecache.cache.layout import Layout
+
+_LOCK = "pins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +38,20 @@ def write(
 ) -> Pin:
     """Pin the entry ``name``; an earlier pin of it is replaced."""
     pin = Pin(name, reason, until, time.time(), image_id)
-    if until is not None and until <= pin.made_at:
+    if until is not None and not until > pin.made_at:
         raise errors.UsageError("the pin would end in the past", "give a later --until")
-    locks.make_folder(layout.pins)
+    try:
+        locks.make_folder(layout.pins)
+    except OSError as error:
+        raise errors.from_os(error, layout.pins, "making the folder") from error
     content = {
         "reason": reason,
         "until": until,
         "made_at": pin.made_at,
         "image_id": image_id,
     }
-    records.replace_file(layout.pin(name), json.dumps(content).encode() + b"\n", durable=True)
+    with locks.hold(layout.own_lock(_LOCK)):
+        records.replace_file(layout.pin(name), json.dumps(content).encode() + b"\n", durable=True)
     return pin
 
 
@@ -56,6 +63,16 @@ def remove(layout: Layout, name: str) -> None:
         raise errors.NotFound("pin", name, str(layout.pins)) from None
     except OSError as error:
         raise errors.from_os(error, layout.pin(name), "unpinning") from error
+
+
+def drop_ended(layout: Layout, emit: events.Emit = events.ignore) -> None:
+    """Remove the pins whose time is over; one that is made anew meanwhile stays."""
+    with locks.hold(layout.own_lock(_LOCK)):
+        now = time.time()
+        for name, pin in read_all(layout, emit).items():
+            if not pin.holds(now):
+                with contextlib.suppress(errors.NotFound):
+                    remove(layout, name)
 
 
 def read_all(layout: Layout, emit: events.Emit = events.ignore) -> dict[str, Pin]:
@@ -83,6 +100,6 @@ def _read(path: Path, emit: events.Emit) -> Pin | None:
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         emit(events.Trouble(f"pin {path}", f"cannot be read and counts as endless: {error}"))
         return Pin(path.name, "a pin that cannot be read", None, 0.0)

@@ -17,6 +17,7 @@ for no more than it needs (:func:`choose_victims`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,6 +85,10 @@ _ENTRIES = frozenset(
 )
 
 
+# A record or lock on its way to its name is written under no lock that a sweep could look at.
+_WRITING_SECONDS = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The rules of one pass; ages in seconds since a file was last seen in use."""
@@ -94,11 +99,18 @@ class Policy:
     remove_unused_kernels: bool = True
 
     def min_age(self, kind: EntryKind) -> float:
+        """The age from which a file may go; 0 where age does not matter, not even a future one."""
         if kind is EntryKind.RESIZED:
             return self.resized_min_age_seconds
         if kind in (EntryKind.STAGING, EntryKind.TEMPLATE):
             return 0.0
+        if kind is EntryKind.PARTIAL:
+            return max(self.original_min_age_seconds, _WRITING_SECONDS)
         return self.original_min_age_seconds
+
+    def is_young(self, entry: Entry, now: float) -> bool:
+        least = self.min_age(entry.kind)
+        return least > 0 and now - entry.mtime < least
 
 
 def plan_sweep(facts: Facts, policy: Policy, now: float) -> tuple[Decision, ...]:
@@ -108,14 +120,18 @@ def plan_sweep(facts: Facts, policy: Policy, now: float) -> tuple[Decision, ...]
     """
     pass_ = _Pass(facts, policy, now, _Uses(facts.use))
     independent = [e for e in facts.entries if e.kind not in _DEPENDENT]
-    judged = _keep_parents({e.file_id: pass_.judge(e) for e in independent}, facts.parents)
-    staying = {d.path.name for d in judged.values() if d.action is not Action.REMOVE}
+    judged = _keep_parents([(e, pass_.judge(e)) for e in independent], facts.parents)
+    staying = {
+        e.name
+        for e, decision in judged
+        if e.path.parent == facts.folder and decision.action is not Action.REMOVE
+    }
     present = facts.names
     dependents = [
         pass_.judge_dependent(e, present, staying) for e in facts.entries if e.kind in _DEPENDENT
     ]
     depth = _depths(facts.parents)
-    ranked = sorted(judged.items(), key=lambda item: (-depth.get(item[0], 0), item[1].path))
+    ranked = sorted(judged, key=lambda pair: (-depth.get(pair[0].file_id, 0), pair[0].path))
     everything = [*dependents, *(decision for _, decision in ranked)]
     return (
         *(_say_irregular(path) for path in facts.irregular),
@@ -125,16 +141,19 @@ def plan_sweep(facts: Facts, policy: Policy, now: float) -> tuple[Decision, ...]
     )
 
 
-def choose_victims(decisions: Iterable[Decision], missing_bytes: int) -> tuple[Decision, ...]:
+def choose_victims(
+    facts: Facts, decisions: Iterable[Decision], missing_bytes: int
+) -> tuple[Decision, ...]:
     """Of the removals of a plan those, least recently used first, that free ``missing_bytes``.
 
-    The templates that stand on a victim go before it. Empty when all together are not enough.
+    What stands on a victim goes before it. Empty when all together are not enough.
     """
     removals = [d for d in decisions if d.action is Action.REMOVE]
     candidates = [d for d in removals if d.kind not in _DEPENDENT]
+    idle = _idle_seconds(facts, candidates)
     chosen: list[Decision] = []
     freed = 0
-    for victim in sorted(candidates, key=lambda d: -(d.age_seconds or 0.0)):
+    for victim in sorted(candidates, key=lambda d: -idle[d.path]):
         if freed >= missing_bytes:
             break
         chosen.append(replace(victim, code=Reason.EVICTED, reason=_SENTENCES[Reason.EVICTED]))
@@ -144,6 +163,20 @@ def choose_victims(decisions: Iterable[Decision], missing_bytes: int) -> tuple[D
     names = {d.path.name for d in chosen}
     templates = [d for d in removals if d.kind is EntryKind.TEMPLATE and owner_name(d) in names]
     return (*templates, *chosen)
+
+
+def _idle_seconds(facts: Facts, removals: Iterable[Decision]) -> dict[Path, float]:
+    """How long each file was of no use, a file being of use to those that stand on it."""
+    file_ids = {entry.path: entry.file_id for entry in facts.entries}
+    idle: dict[Path, float] = {}
+    most: dict[FileId, float] = {}
+    for removal in removals:
+        file = file_ids[removal.path]
+        seconds = min(removal.age_seconds or 0.0, most.get(file, math.inf))
+        idle[removal.path] = seconds
+        for parent in facts.parents.get(file, ()):
+            most[parent] = min(seconds, most.get(parent, seconds))
+    return idle
 
 
 def owner_name(dependent: Decision | Entry) -> str:
@@ -212,7 +245,7 @@ class _Uses:
             case EntryKind.SWAP | EntryKind.EPHEMERAL:
                 users = self._use.generated.get(layout.generated_stem(entry.name), ())
                 return (f"{len(users)} instances have such a disk", users) if users else None
-            case EntryKind.ORIGINAL | EntryKind.RESIZED | EntryKind.KERNEL:
+            case EntryKind.ORIGINAL | EntryKind.RESIZED | EntryKind.KERNEL | EntryKind.UNKNOWN:
                 return self._of_image(entry)
             case _:
                 return None
@@ -264,10 +297,10 @@ class _Pass:
         return self._age_out(entry)
 
     def _age_out(self, entry: Entry) -> Decision:
-        age, least = self.now - entry.mtime, self.policy.min_age(entry.kind)
-        if least > 0 and age < 0:
-            return self._say(entry, Action.KEEP, Reason.FUTURE)
-        if age < least:
+        if self.policy.is_young(entry, self.now):
+            age, least = self.now - entry.mtime, self.policy.min_age(entry.kind)
+            if age < 0:
+                return self._say(entry, Action.KEEP, Reason.FUTURE)
             text = f"unused; last seen in use {age:.0f} s ago, it may go after {least:.0f} s"
             return self._say(entry, Action.KEEP, Reason.YOUNG, text)
         if self.facts.missing:
@@ -298,21 +331,22 @@ class _Pass:
 
 
 def _keep_parents(
-    judged: Mapping[FileId, Decision], parents: Mapping[FileId, tuple[FileId, ...]]
-) -> dict[FileId, Decision]:
+    judged: list[tuple[Entry, Decision]], parents: Mapping[FileId, tuple[FileId, ...]]
+) -> list[tuple[Entry, Decision]]:
     """Whatever a staying file stands on stays too, however far down."""
-    result = dict(judged)
-    waiting = [file for file, decision in judged.items() if decision.action is not Action.REMOVE]
+    waiting = [e.file_id for e, decision in judged if decision.action is not Action.REMOVE]
+    needed: set[FileId] = set()
     while waiting:
-        for parent in parents.get(waiting.pop(), ()):
-            decision = result.get(parent)
-            if decision is not None and decision.action is Action.REMOVE:
-                code = Reason.BACKING_OF_KEPT
-                result[parent] = replace(
-                    decision, action=Action.KEEP, code=code, reason=_SENTENCES[code]
-                )
-                waiting.append(parent)
-    return result
+        below = {*parents.get(waiting.pop(), ())} - needed
+        needed |= below
+        waiting += below
+    code = Reason.BACKING_OF_KEPT
+    return [
+        (e, replace(decision, action=Action.KEEP, code=code, reason=_SENTENCES[code]))
+        if decision.action is Action.REMOVE and e.file_id in needed
+        else (e, decision)
+        for e, decision in judged
+    ]
 
 
 def _depths(parents: Mapping[FileId, tuple[FileId, ...]]) -> dict[FileId, int]:
@@ -338,8 +372,8 @@ def _say_irregular(path: Path) -> Decision:
 
 
 def _say_absent(facts: Facts, uses: _Uses) -> list[Decision]:
-    names = facts.names
-    there = {layout.parent_name(name) for name in names} | names
+    there = {e.name for e in facts.entries if e.path.parent == facts.folder}
+    there |= {layout.parent_name(name) for name in facts.names}
     code = Reason.ABSENT_BUT_USED
     return [
         Decision(

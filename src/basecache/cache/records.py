@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 import time
@@ -46,7 +47,9 @@ class Record:
 
     def number(self, name: str) -> float | None:
         value = self.values.get(name)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return value if math.isfinite(value) else None
 
     def taken_at(self, name: str) -> float | None:
         """When a field was written, in seconds since the epoch; None when nobody noted it."""
@@ -171,6 +174,8 @@ def update(
             values = dict(_parse(path.read_bytes(), path, emit).values)
         except FileNotFoundError:
             values = {}
+        except OSError as error:
+            raise errors.from_os(error, path, "reading the record") from error
         _merge(values, fields, time.time() if timestamp else None)
         record = Record(values)
         write(path, record, durable=durable)

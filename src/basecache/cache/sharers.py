@@ -40,7 +40,7 @@ def read(layout: Layout) -> tuple[Sharer, ...]:
     try:
         hosts = json.loads(content)
         found = [Sharer(str(host), float(seen)) for host, seen in hosts.items()]
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         why = f"the registry of sharers {path} is damaged: {error}"
         raise errors.EvidenceMissing((why,)) from error
     return tuple(sorted(found, key=lambda sharer: sharer.host))

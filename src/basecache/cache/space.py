@@ -8,6 +8,7 @@ The numbers are allocated blocks on the cache's own device. Deciding is pure (:f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -92,8 +93,9 @@ def _add_allocated(folder: str, seen: dict[int, int]) -> None:
                 if item.is_dir(follow_symlinks=False):
                     _add_allocated(item.path, seen)
                 elif item.is_file(follow_symlinks=False):
-                    status = item.stat(follow_symlinks=False)
-                    seen[status.st_ino] = status.st_blocks * 512
+                    with contextlib.suppress(FileNotFoundError):
+                        status = item.stat(follow_symlinks=False)
+                        seen[status.st_ino] = status.st_blocks * 512
     except FileNotFoundError:
         return
 
@@ -111,7 +113,7 @@ def _still_needed(layout: Layout, plan: Path) -> int:
         return 0
     try:
         needed = int(json.loads(plan.read_bytes())["needed_bytes"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return 0
     return max(0, needed - taken(store_.Stage(staged[0], layout.staging, staged[1])))
 

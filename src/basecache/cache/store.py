@@ -117,8 +117,17 @@ class Store:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
-        """Room to make the entry ``name`` in; whatever is left in it at the end goes."""
-        locks.make_folder(self.layout.staging)
+        """Room to make the entry ``name`` in; whatever is left in it at the end goes.
+
+        So does what dead makers of the entry left: the caller holds its exclusive lock.
+        """
+        try:
+            locks.make_folder(self.layout.staging)
+            for path in self.layout.staging.iterdir():
+                if (staged := staged_name(path.name)) and staged[0] == name:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise errors.from_os(error, self.layout.staging, "making room in") from error
         stage = Stage(name, self.layout.staging)
         try:
             yield stage
@@ -182,9 +191,9 @@ class Store:
 
     def quarantine(self, entry: Entry) -> Path:
         """Move a bad entry out of everybody's way and take its record with it."""
-        locks.make_folder(self.layout.quarantine)
         target = self.layout.quarantine / f"{entry.name}.{secrets.token_hex(8)}.bad"
         try:
+            locks.make_folder(self.layout.quarantine)
             os.rename(entry.path, target)
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self.layout.record(entry.name), target.with_suffix(".info"))

@@ -1,12 +1,13 @@
 """How a disk that is a file comes to be: made beside its place, made durable, renamed in.
 
-    with making(path) as temporary:      .<disk>.basecache-new in the same folder
+    with making(path) as temporary:      .<disk>.<token>.basecache-new in the same folder
         ... fill it ...
                                          fsync, rename to <disk>, fsync of the folder
 
 Leaving the block with an error removes the temporary file, and so nothing was made. A process
 that dies leaves it behind under a name that :func:`is_leftover` knows; the next maker of the
-same disk, who holds the disk's exclusive lock, starts over in its place.
+same disk, who holds the disk's exclusive lock, removes it. No two attempts share a name: a
+qemu-img that outlives its killed caller goes on in a file of its own, not in a new disk.
 
 ``making`` and ``reporting`` let no OSError out: StorageFailed, or NoSpace with both numbers.
 """
@@ -16,18 +17,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from basecache import errors
-from basecache.cache import locks
+from basecache.cache import layout, locks
 from basecache.disks import kernel
 from basecache.images import headers
 from basecache.model import MiB
 
-_LEFTOVER = re.compile(r"\..+\.basecache-(?:new|raw)\Z", re.DOTALL)
 _DISK_MODE = 0o644
 _COPY_BYTES = 8 * MiB
 _BUFFER_BYTES = MiB
@@ -35,13 +35,18 @@ _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, er
 
 
 def temporary(path: Path, stage: str = "new") -> Path:
-    """Where a disk is made before it gets its name; a stage ``raw`` may come before ``new``."""
-    return path.with_name(f".{path.name}.basecache-{stage}")
+    """A new place to make a disk at before it gets its name; ``raw`` may come before ``new``."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.basecache-{stage}")
 
 
 def is_leftover(name: str) -> bool:
     """Whether a file of this name in an instance folder is an unfinished disk of ours."""
-    return _LEFTOVER.match(name) is not None
+    return layout.is_disk_leftover(name)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What unfinished attempts to make the disk ``path`` left behind; OSError."""
+    return [each for each in path.parent.iterdir() if layout.leftover_disk(each.name) == path.name]
 
 
 @contextlib.contextmanager
@@ -53,6 +58,8 @@ def making(path: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """
     with reporting("making", path, needed_bytes):
         make_folder(path.parent)
+        for left in leftovers(path):
+            left.unlink(missing_ok=True)
         with discarded(temporary(path)) as fresh:
             yield fresh
             publish(fresh, path)
@@ -102,7 +109,7 @@ def remove(path: Path) -> None:
     """Remove a disk, and what an unfinished one left, durably; StorageFailed."""
     with reporting("removing", path):
         if path.parent.is_dir():
-            for each in (path, temporary(path), temporary(path, "raw")):
+            for each in (path, *leftovers(path)):
                 each.unlink(missing_ok=True)
             sync(path.parent)
 
@@ -195,8 +202,9 @@ def allocate(path: Path, size_bytes: int) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make ``folder``, owned as the one it is in, durably; OSError."""
-    if not folder.is_dir():
-        locks.make_folder(folder)
+    is_there = folder.is_dir()
+    locks.make_folder(folder)
+    if not is_there:
         sync(folder.parent)
 
 

@@ -44,11 +44,19 @@ def record_format(folder: Path, disk_path: Path, disk_format: str, lock: Path) -
 
 
 def forget_format(folder: Path, disk_path: Path, lock: Path) -> None:
-    """Drop the line of a disk that was deleted on purpose; StorageFailed, NoSpace."""
+    """Drop the line of a disk that was deleted on purpose, and with the last line the file.
+
+    StorageFailed, NoSpace.
+    """
     with locks.hold(lock, disposable=True):
         recorded = dict(_read(folder))
-        if recorded.pop(str(_key(disk_path)), None) is not None:
+        if recorded.pop(str(_key(disk_path)), None) is None:
+            return
+        if recorded:
             _write(folder, recorded)
+            return
+        with files.reporting("removing", folder / DISK_INFO):
+            (folder / DISK_INFO).unlink()
 
 
 def _key(disk_path: Path) -> Path:

@@ -152,12 +152,13 @@ class _Reader:
             self.missing.append(f"{folder} cannot be listed: {error.strerror}")
             return
         for item in items:
-            if is_disk_leftover(item.name) or is_info_litter(item.name):
+            ours = is_disk_leftover(item.name) or is_info_litter(item.name)
+            if ours:
                 self.leftovers.append(Path(item.path))
-            self._read_disk(item.path, item.name)
+            self._read_disk(item.path, optional=ours or item.name in _NEVER_DISKS)
 
-    def _read_disk(self, path: str, name: str) -> None:
-        found = self.chain_of_file(path, optional=name in _NEVER_DISKS)
+    def _read_disk(self, path: str, *, optional: bool) -> None:
+        found = self.chain_of_file(path, optional=optional)
         if found is None:
             return
         self.disks += 1
@@ -167,7 +168,11 @@ class _Reader:
             self.names[entry].append(path)
 
     def chain_of_file(self, path: str, *, optional: bool = False) -> tuple[FileId, _Chain] | None:
-        """The file at ``path`` and what it stands on; None when it is no regular file."""
+        """The file at ``path`` and what it stands on; None when it is no regular file.
+
+        An ``optional`` one is no guest's disk, or not yet: if it cannot be read, nothing is
+        missing; what it does say still protects.
+        """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -182,10 +187,12 @@ class _Reader:
                 return None
             header = headers.read_header(descriptor)
         except headers.DamagedHeader as error:
-            self._say_damaged(path, str(error))
+            if not optional:
+                self._say_damaged(path, str(error))
             return None
         except OSError as error:
-            self._say_missing(path, f"cannot be read: {error.strerror}")
+            if not optional:
+                self._say_missing(path, f"cannot be read: {error.strerror}")
             return None
         finally:
             os.close(descriptor)
