@@ -83,6 +83,7 @@ class EntryKind(StrEnum):
     TEMPLATE = "template"
     STAGING = "staging"
     QUARANTINED = "quarantined"
+    HEALED = "healed"
     RECORD = "record"
     UNKNOWN = "unknown"
 
@@ -248,6 +249,7 @@ class Reason(StrEnum):
     TEMPLATE_IN_USE = "template-in-use"
     TEMPLATE_STALE = "template-stale"
     QUARANTINED = "quarantined"
+    HEALED_COPY = "healed-copy"
 
 
 @dataclass(frozen=True, slots=True)

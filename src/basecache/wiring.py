@@ -161,6 +161,8 @@ def _glance_settings(settings: Settings) -> GlanceSettings:
         interfaces=glance.valid_interfaces,
         cafile=glance.cafile or source.cafile,
         insecure=glance.insecure,
+        certfile=glance.certfile,
+        keyfile=glance.keyfile,
         num_retries=glance.num_retries,
         timeout_seconds=glance.timeout_seconds or source.timeout_seconds,
         connect_timeout_seconds=source.connect_timeout_seconds,

@@ -15,6 +15,7 @@ from tests.cache.trees import Tree, ages, paths, policies, trees
 
 AGELESS = (EntryKind.STAGING, EntryKind.TEMPLATE)
 NEVER = (EntryKind.UNKNOWN, EntryKind.KERNEL)
+wanted_bytes = st.integers(min_value=1, max_value=20 * 4096)
 
 
 @given(trees(), policies)
@@ -104,7 +105,7 @@ def test_templates_go_with_or_before_their_entry(tree: Tree, policy: Policy) -> 
             assert order[template.path] < order[owner]
 
 
-@given(trees(), policies, st.integers(min_value=1, max_value=1 << 33))
+@given(trees(), policies, wanted_bytes)
 def test_victims_free_enough_or_there_are_none(tree: Tree, policy: Policy, missing: int) -> None:
     decisions = plan(tree.facts, policy)
     victims = choose_victims(tree.facts, decisions, missing)
@@ -120,7 +121,7 @@ def test_victims_free_enough_or_there_are_none(tree: Tree, policy: Policy, missi
     assert len({d.path for d in victims}) == len(victims)
 
 
-@given(trees(), policies, st.integers(min_value=1, max_value=1 << 33))
+@given(trees(), policies, wanted_bytes)
 def test_victims_leave_whole_what_stays(tree: Tree, policy: Policy, missing: int) -> None:
     """Nothing is evicted from under a file that stays, and nothing without need."""
     decisions = plan(tree.facts, policy)
@@ -138,7 +139,7 @@ def test_victims_leave_whole_what_stays(tree: Tree, policy: Policy, missing: int
             assert template.path in order or template.path in tree.backing
 
 
-@given(trees(), st.integers(min_value=1, max_value=1 << 33))
+@given(trees(), wanted_bytes)
 def test_least_recently_used_goes_first(tree: Tree, missing: int) -> None:
     flat = replace(tree.facts, parents={})
     decisions = plan(flat, Policy(60, 60))

@@ -19,6 +19,7 @@ from tests.support import crash
 from tests.support.crash import Call
 
 _QUOTED = re.compile(r'"([^"]+)"')
+_OPENED = re.compile(r"\d+<([^>]+)>")
 _RENAMING = ("rename", "renameat", "renameat2")
 _WRITING = ("write", "writev", "pwrite64", "pwritev", "ftruncate", "fallocate", "copy_file_range")
 _SYNCING = ("fsync", "fdatasync")
@@ -82,6 +83,6 @@ def places(calls: Sequence[Call], names: Sequence[str], path: str) -> Iterator[i
     """Where calls of these names worked on the open file at ``path``."""
     for at, call in enumerate(calls):
         if call.name in names:
-            opened = re.findall(r"\d+<([^>]+)>", call.rest.partition('"')[0])
+            opened = _OPENED.findall(call.rest.partition('"')[0])
             if opened and opened[-1] == path:
                 yield at

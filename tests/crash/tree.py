@@ -212,14 +212,20 @@ def needed(tree: Tree) -> set[Path]:
     pins = set(base.glob(".pins/[!.]*"))
     kept = {base / pin.name for pin in pins}
     kept |= {stood for disk in disks if is_qcow2(disk) and (stood := backing(disk))}
-    records = {base / f"{entry.name}.info" for entry in kept}
+    beside = {path for entry in kept for path in belonging(base, entry.name)}
     templates = {
         path for path in base.glob(".templates/[!.]*") if base / path.name.rsplit("_", 2)[0] in kept
     }
     locks = {path for path in tree.folder.glob("locks/*") if _KNOWN_LOCK.match(path.name)}
     infos = set(tree.folder.glob("*-*/disk.info"))
     registry = {tree.folder / "compute_nodes"}
-    return {*disks, *pins, *kept, *records, *templates, *locks, *infos, *registry}
+    return {*disks, *pins, *kept, *beside, *locks, *infos, *registry}
+
+
+def belonging(base: Path, entry: str) -> list[Path]:
+    """What may be there for an entry's sake: its record, its templates, a good copy of it."""
+    templates = base.glob(f".templates/{entry}_*_*")
+    return [base / f"{entry}.info", base / ".healed" / entry, *templates]
 
 
 def is_qcow2(path: Path) -> bool:

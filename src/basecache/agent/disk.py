@@ -24,6 +24,7 @@ from basecache import disks, errors, events
 from basecache.agent.ensure import ensure, entry_name, refresh
 from basecache.agent.entry import CHECKS, read_base
 from basecache.agent.parts import Parts
+from basecache.agent.presence import note_presence
 from basecache.cache import layout as layout_
 from basecache.cache import locks
 from basecache.disks import Base, DiskBackend, DiskRequest, files, generated, info, legacy
@@ -92,6 +93,7 @@ def create_disk(parts: Parts, order: DiskOrder) -> Disk:
         if disk is not None:
             return _update_existing(parts, order, backend, disk)
         disk = _make(parts, order, backend, path)
+    note_presence(parts)
     seconds = time.monotonic() - started
     parts.emit(events.DiskCreated(path, backend.name, disk.size_bytes, seconds))
     return disk

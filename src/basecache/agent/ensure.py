@@ -24,6 +24,7 @@ from typing import Any
 from basecache import errors, events
 from basecache.agent.entry import CHECKS, DIGEST_CHECK, LENGTH_CHECK, read_base
 from basecache.agent.parts import Parts
+from basecache.agent.presence import note_presence
 from basecache.agent.room import admit
 from basecache.cache import layout as layout_
 from basecache.cache import locks
@@ -84,6 +85,7 @@ def ensure(
         with parts.store.stage(name) as stage:
             brought = bring_in(parts, stage, image, source, role)
             entry = parts.store.publish(name, brought.path, brought.facts)
+    note_presence(parts)
     seconds = time.monotonic() - started
     return Result(image.id, Status.CACHED, entry.path, brought.bytes, seconds, source.name)
 
@@ -128,6 +130,7 @@ def refresh(parts: Parts, path: Path, *, must_refresh: bool) -> None:
 
 def _existing(parts: Parts, image_id: str, base: Base, started: float) -> Result:
     parts.emit(events.Hit(image_id, base.entry.path))
+    note_presence(parts)
     seconds = time.monotonic() - started
     return Result(image_id, Status.EXISTING, base.entry.path, seconds=seconds)
 

@@ -116,7 +116,7 @@ def list_entries(layout: Layout) -> tuple[list[Entry], tuple[Path, ...]]:
         (layout.templates, EntryKind.TEMPLATE),
         (layout.staging, EntryKind.STAGING),
         (layout.quarantine, EntryKind.QUARANTINED),
-        (layout.healed, EntryKind.QUARANTINED),
+        (layout.healed, EntryKind.HEALED),
         (layout.pins, EntryKind.RECORD),
         (layout.locks, EntryKind.RECORD),
     ):

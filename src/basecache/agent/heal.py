@@ -16,7 +16,7 @@ from basecache.agent.gather import Gathered, gather
 from basecache.agent.parts import Parts
 from basecache.cache import locks
 from basecache.cache.layout import original_name
-from basecache.model import Entry, ImageRole, Verdict, Verification
+from basecache.model import Entry, EntryKind, ImageRole, Verdict, Verification
 from basecache.usage.chains import read_chains
 
 
@@ -27,7 +27,8 @@ def heal_entry(parts: Parts, entry: Entry, outcome: Verification) -> Verificatio
         gathered = gather(parts)
         if gathered.facts.missing:
             raise errors.EvidenceMissing(gathered.facts.missing)
-        if users := gathered.facts.use.files.get(entry.file_id, ()):
+        use = gathered.facts.use
+        if users := use.files.get(entry.file_id, ()) + use.names.get(entry.name, ()):
             return _copy_beside(parts, entry, outcome, image_id=image_id, users=users)
         return _replace(parts, entry, outcome, image_id=image_id, gathered=gathered)
     except errors.BasecacheError as error:
@@ -47,10 +48,10 @@ def _replace(
         since = read_chains(
             layout, set_aside=parts.set_aside, known=gathered.chains.folders, emit=parts.emit
         )
-        if since.missing or entry.file_id in since.files:
+        if since.missing or entry.file_id in since.files or entry.name in since.names:
             raise errors.Busy(f"entry {entry.name}", "a disk was made on it just now")
         quarantined = parts.store.quarantine(entry)
-    ensure(parts, image_id)
+    ensure(parts, image_id, role=_role_of(entry))
     reason = f"nothing stood on it: fetched again, the bad file is at {quarantined}"
     return dataclasses.replace(outcome, verdict=Verdict.HEALED, reason=reason)
 
@@ -70,10 +71,15 @@ def _copy_beside(
         locks.hold(parts.store.layout.lock(name)),
         parts.store.stage(name) as stage,
     ):
-        brought = bring_in(parts, stage, image, source, ImageRole.DISK)
+        brought = bring_in(parts, stage, image, source, _role_of(entry))
         copy = parts.store.put_beside(entry.name, brought.path)
     reason = f"{len(users)} disks stand on it; a good copy is at {copy}"
     return dataclasses.replace(outcome, reason=reason, used_by=users, copy=copy)
+
+
+def _role_of(entry: Entry) -> ImageRole:
+    """What the entry's name says that its image is used as."""
+    return ImageRole.KERNEL if entry.kind is EntryKind.KERNEL else ImageRole.DISK
 
 
 def _image_of(parts: Parts, entry: Entry) -> str:

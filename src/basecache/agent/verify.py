@@ -18,6 +18,7 @@ named: whoever names an entry wants it looked at.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from basecache.agent.entry import read_base, valid_record
 from basecache.agent.gather import gather, list_entries
 from basecache.agent.heal import heal_entry
 from basecache.agent.parts import Parts
+from basecache.agent.stock import resolve_name
 from basecache.cache import locks, records
 from basecache.images import digest
 from basecache.model import Digest, Entry, EntryKind, Verdict, Verification
@@ -48,10 +50,12 @@ def verify_all(
 ) -> Iterator[Verification]:
     """Verify every entry, or the one named, each with its outcome; NotFound for a bad name.
 
-    ``force`` checks whatever the options and the interval say, as naming an entry does.
+    ``name`` is an entry's or its image's id. ``force`` checks whatever the options and the
+    interval say, as naming an entry does.
     """
     entries, _ = list_entries(parts.store.layout)
-    chosen = [e for e in entries if e.kind in _CONTENT and name in (None, e.name)]
+    only = None if name is None else resolve_name(parts, name)
+    chosen = [e for e in entries if e.kind in _CONTENT and only in (None, e.name)]
     if name is not None and not chosen:
         raise errors.NotFound("entry", name, str(parts.store.layout.base))
     for entry in sorted(chosen, key=lambda e: e.name):
@@ -69,6 +73,8 @@ def _verify_reporting(parts: Parts, entry: Entry, *, force: bool) -> Verificatio
     except errors.Busy as error:
         return Verification(entry.name, entry.path, Verdict.BUSY, error.message)
     except errors.BasecacheError as error:
+        if not os.path.lexists(entry.path):
+            return _say(entry, Verdict.GONE, "it was removed meanwhile")
         parts.emit(events.Trouble(f"verifying {entry.path}", error.message))
         return Verification(entry.name, entry.path, Verdict.FAILED, error.message)
 

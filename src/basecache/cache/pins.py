@@ -51,7 +51,7 @@ def write(
         "image_id": image_id,
     }
     with locks.hold(layout.own_lock(_LOCK)):
-        records.replace_file(layout.pin(name), json.dumps(content).encode() + b"\n", durable=True)
+        records.replace_durably(layout.pin(name), json.dumps(content).encode() + b"\n")
     return pin
 
 

@@ -180,14 +180,16 @@ def _idle_seconds(facts: Facts, removals: Iterable[Decision]) -> dict[Path, floa
 
 
 def owner_name(dependent: Decision | Entry) -> str:
-    """The entry that a template (``<entry>_<bytes>_<format>``) or a record belongs to."""
+    """The entry that a template (``<entry>_<bytes>_<format>``), record or copy belongs to."""
     if dependent.kind is EntryKind.TEMPLATE:
         return dependent.path.name.rsplit("_", 2)[0]
+    if dependent.kind is EntryKind.HEALED:
+        return dependent.path.name
     return dependent.path.name.rpartition(".")[0]
 
 
 # What lives and dies with an entry, and is judged after it.
-_DEPENDENT = frozenset({EntryKind.TEMPLATE, EntryKind.RECORD})
+_DEPENDENT = frozenset({EntryKind.TEMPLATE, EntryKind.RECORD, EntryKind.HEALED})
 
 _SENTENCES = {
     Reason.UNKNOWN_NAME: "its name is not one of the cache's: only an operator may remove it",
@@ -205,6 +207,7 @@ _SENTENCES = {
     Reason.TEMPLATE_IN_USE: "new disks of this size are copied from it",
     Reason.TEMPLATE_STALE: "the entry it stands on is gone or goes",
     Reason.QUARANTINED: "bytes that failed verification, moved aside and old enough",
+    Reason.HEALED_COPY: "the good copy of a bad entry that stays, for an operator to use",
     Reason.BACKING_OF_KEPT: "a file that stays stands on it",
     Reason.ABSENT_BUT_USED: "instances refer to image {}, but the cache does not hold it",
 }
@@ -294,6 +297,8 @@ class _Pass:
             return self._say(entry, Action.KEEP, Reason.RECORD)
         if entry.kind is EntryKind.TEMPLATE and owner_name(entry) in staying:
             return self._say(entry, Action.KEEP, Reason.TEMPLATE_IN_USE)
+        if entry.kind is EntryKind.HEALED and owner_name(entry) in staying:
+            return self._say(entry, Action.KEEP, Reason.HEALED_COPY)
         return self._age_out(entry)
 
     def _age_out(self, entry: Entry) -> Decision:

@@ -207,6 +207,15 @@ def write(path: Path, record: Record, *, durable: bool) -> None:
     replace_file(path, content, durable=durable)
 
 
+def replace_durably(path: Path, content: bytes, *, beside: Path | None = None) -> None:
+    """Replace a file as ``replace_file`` does; when this returns, it stays whatever happens."""
+    replace_file(path, content, durable=True, beside=beside)
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise errors.from_os(error, path, "writing") from error
+
+
 def replace_file(path: Path, content: bytes, *, durable: bool, beside: Path | None = None) -> None:
     """Write ``content`` under a name of its own (in ``beside``), then rename it over ``path``.
 
@@ -223,6 +232,19 @@ def replace_file(path: Path, content: bytes, *, durable: bool, beside: Path | No
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise errors.from_os(error, path, "writing") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no fsync of folders; their server orders names itself.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

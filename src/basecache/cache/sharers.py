@@ -70,4 +70,4 @@ def retire(layout: Layout, host: str) -> None:
 
 def _write(layout: Layout, hosts: dict[str, float]) -> None:
     content = json.dumps(hosts).encode()
-    records.replace_file(layout.registry, content, durable=True, beside=layout.locks)
+    records.replace_durably(layout.registry, content, beside=layout.locks)

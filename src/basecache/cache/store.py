@@ -18,7 +18,6 @@ the record after it, so a record may be left over but never a file that looks un
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -144,7 +143,7 @@ class Store:
             record = records.fresh(bound, time.time())
             records.write(self.layout.record(name), record, durable=True)
             os.rename(staged, target)
-            sync_folder(self.layout.base)
+            records.sync_folder(self.layout.base)
             status = os.lstat(target)
         except OSError as error:
             raise errors.from_os(error, target, "publishing") from error
@@ -166,9 +165,14 @@ class Store:
         return record
 
     def remove(self, entry: Entry) -> None:
-        """Remove the entry and then its record. The caller has made sure that it may go."""
+        """Remove the entry and then its record. The caller has made sure that it may go.
+
+        A good copy beside a bad entry has its name, but the record is the entry's.
+        """
         try:
             os.unlink(entry.path)
+            if entry.path.parent != self.layout.base:
+                return
             for record in (self.layout.record(entry.name), self.layout.old_checksum(entry.name)):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(record)
@@ -184,7 +188,7 @@ class Store:
             locks.make_folder(self.layout.healed)
             _settle(staged, self.layout.base)
             os.rename(staged, target)
-            sync_folder(self.layout.healed)
+            records.sync_folder(self.layout.healed)
         except OSError as error:
             raise errors.from_os(error, target, "publishing") from error
         return target
@@ -197,7 +201,7 @@ class Store:
             os.rename(entry.path, target)
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self.layout.record(entry.name), target.with_suffix(".info"))
-            sync_folder(self.layout.base)
+            records.sync_folder(self.layout.base)
         except OSError as error:
             raise errors.from_os(error, entry.path, "quarantining") from error
         return target
@@ -211,18 +215,5 @@ def _settle(staged: Path, folder: Path) -> None:
         locks.give_owner(descriptor, folder.stat())
         os.utime(descriptor)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems have no fsync of folders; their server orders names itself.
-        if error.errno != errno.EINVAL:
-            raise
     finally:
         os.close(descriptor)

@@ -185,7 +185,8 @@ class PinEntry(Command):
         with self.host() as host:
             pin = host.pin(parsed_args.name, reason=parsed_args.reason, until=until)
         end = "for good" if pin.until is None else f"until {Moment(pin.until).human_readable()}"
-        self.app.stdout.write(f"{pin.name} is pinned {end}\n")
+        there = "" if host.parts.store.find(pin.name) else "; it is not in the cache yet"
+        self.app.stdout.write(f"{pin.name} is pinned {end}{there}\n")
 
 
 class UnpinEntry(Command):

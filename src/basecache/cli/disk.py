@@ -8,7 +8,15 @@ from typing import Any
 from basecache import disks, errors
 from basecache.agent import disk as disk_
 from basecache.agent.shelf import EXTRACT_FORMATS
-from basecache.cli.base import Command, Lister, ShowOne, Size, parse_bytes
+from basecache.cli.base import (
+    Command,
+    Lister,
+    ShowOne,
+    Size,
+    add_usage_file,
+    parse_bytes,
+    usage_options,
+)
 from basecache.model import Disk, ImageRole
 
 
@@ -48,10 +56,11 @@ class CreateDisk(ShowOne):
             metavar="HOST",
             help="whose cache to copy from when the source no longer has the image",
         )
+        add_usage_file(parser)
         return parser
 
     def take_action(self, parsed_args: Any) -> Any:
-        with self.host() as host:
+        with self.host(**usage_options(parsed_args.usage_file)) as host:
             disk = host.create_disk(
                 parsed_args.instance,
                 parsed_args.name,

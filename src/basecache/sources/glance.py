@@ -62,6 +62,8 @@ class GlanceSettings:
     interfaces: tuple[str, ...] = ("internal", "public")
     cafile: Path | None = None
     insecure: bool = False
+    certfile: Path | None = None
+    keyfile: Path | None = None
     num_retries: int = 3
     timeout_seconds: float = 60
     connect_timeout_seconds: float = 10

@@ -66,9 +66,18 @@ def open_access(settings: GlanceSettings) -> Access:
     opened = session.Session(
         auth=_load_auth(settings),
         verify=not settings.insecure and (str(settings.cafile) if settings.cafile else True),
+        cert=_client_certificate(settings),
         timeout=settings.timeout_seconds,
     )
     return Access(opened, None, settings.region_name, settings.interfaces)
+
+
+def _client_certificate(settings: GlanceSettings) -> str | tuple[str, str] | None:
+    if settings.certfile is None:
+        return None
+    if settings.keyfile is None:
+        return str(settings.certfile)
+    return str(settings.certfile), str(settings.keyfile)
 
 
 def _open_cloud(settings: GlanceSettings, cloud: str) -> Access:
