@@ -29,7 +29,7 @@ def measure(place: Place) -> Iterator[Figure]:
             lambda: _ensure(place, image),
             lambda: _convert_by_hand(image, target),
             lambda: _fetch_by_hand(image, target),
-            settle_bytes=3 * data,
+            before=lambda: place.settle(2 * data),
         )
     yield Figure(
         name="qcow2 to raw: inspected, converted, durable, published",

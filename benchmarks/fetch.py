@@ -31,7 +31,7 @@ def measure_speed(place: Place) -> Iterator[Figure]:
                 lambda: _curl(root / "curl", url),
                 lambda: clock_commands(["openssl", "dgst", "-sha512", image]),
                 lambda: clock(lambda: _sha512(image)),
-                settle_bytes=2 * size,
+                before=lambda: place.settle(size),
             )
     alone, alone_name = min((openssl, "openssl dgst"), (python, "hashlib"), key=_median)
     other, other_name = max(

@@ -76,4 +76,6 @@ def _measure_pair(
         copy.unlink()
         return seconds
 
-    return interleave(place.choose(runs, 3), create, copy_base, scale=scale, settle_bytes=2 * data)
+    return interleave(
+        place.choose(runs, 3), create, copy_base, scale=scale, before=lambda: place.settle(data)
+    )

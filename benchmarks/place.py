@@ -44,6 +44,19 @@ class Place:
             shutil.rmtree(made)
             os.sync()
 
+    def settle(self, size_bytes: int) -> None:
+        """Nothing waits to be written, and the page cache finds ``size_bytes`` of memory at hand.
+
+        The host of a virtual machine may take free pages back (free page reporting); whoever
+        uses them next waits for them, for a second or two per GiB. Here that is a file that
+        goes before it is written to disk. (Anonymous memory would come and go as huge pages,
+        which the page cache is not given again.)
+        """
+        with tempfile.TemporaryFile(dir=self.root, buffering=0) as file:
+            for _ in range(size_bytes // MiB):
+                file.write(bytes(MiB))
+        os.sync()
+
     @contextlib.contextmanager
     def loop(self, kind: str, size_bytes: int) -> Iterator[Path]:
         """A new file system of ``kind`` on a loop file; Skipped where that takes root."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -15,33 +13,23 @@ Command = Sequence[str | Path]
 
 
 def interleave(
-    runs: int, *acts: Callable[[], float], scale: float = 1.0, settle_bytes: int = 0
+    runs: int,
+    *acts: Callable[[], float],
+    scale: float = 1.0,
+    before: Callable[[], None] = lambda: None,
 ) -> tuple[Spread, ...]:
     """Run ``acts`` in turn, ``runs`` times after one to warm up; each returns its seconds.
 
-    ``settle_bytes`` is about what one run writes: the machine settles before each.
+    ``before`` brings the machine into the same state ahead of each, for as long as it takes.
     """
     taken: list[list[float]] = [[] for _ in acts]
     for turn in range(1 + runs):
         for act, seconds in zip(acts, taken, strict=True):
-            if settle_bytes:
-                settle(settle_bytes)
+            before()
             value = act()
             if turn > 0:
                 seconds.append(value)
     return tuple(Spread.of(seconds, scale) for seconds in taken)
-
-
-def settle(size_bytes: int) -> None:
-    """Nothing waits to be written, and ``size_bytes`` of free memory are really there.
-
-    The host of a virtual machine may take free pages back (free page reporting, ballooning);
-    whoever uses them first then waits for it, a second for each GiB, and that should be nobody
-    who is being measured.
-    """
-    os.sync()
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-    mmap.mmap(-1, size_bytes, flags=flags).close()
 
 
 def clock(act: Callable[[], object]) -> float:

@@ -153,7 +153,7 @@ class NotFound(BasecacheError):
 
 @dataclass(eq=False)
 class NoSpace(BasecacheError):
-    """What was asked for does not fit."""
+    """What was asked for does not fit; ``needed_bytes`` is 0 where nobody could tell."""
 
     path: Path
     needed_bytes: int
@@ -164,6 +164,8 @@ class NoSpace(BasecacheError):
 
     @property
     def message(self) -> str:
+        if not self.needed_bytes:
+            return f"{self.path}: {self.why}"
         return (
             f"{self.path}: {self.needed_bytes} bytes needed, "
             f"{self.free_bytes} available ({self.why})"

@@ -18,6 +18,7 @@ from tests.support.place import MakePlace, Place, content_of, make_old, nothing_
 from tests.support.web import Answer, Web
 
 SIZE = 48 * MiB
+BLOCK = 1 * KiB
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,9 @@ def leave_free(folder: Path, free: int) -> None:
     filler = folder / "filler"
     filler.unlink(missing_ok=True)
     with filler.open("wb") as file:
-        while (room := _free(folder) - free) >= 4 * KiB:
+        while (room := _free(folder) - free) >= BLOCK:
             size = os.fstat(file.fileno()).st_size
-            os.posix_fallocate(file.fileno(), size, max(room - 64 * KiB, 4 * KiB))
+            os.posix_fallocate(file.fileno(), size, max(room - 64 * KiB, BLOCK))
 
 
 def _free(folder: Path) -> int:
@@ -86,7 +87,8 @@ def test_while_bytes_come_in(small: Place, web: Web, capsys: pytest.CaptureFixtu
             host.ensure(url)
         assert main([*small.arguments(source=source), "cache", "ensure", url]) == 4
 
-    assert caught.value.needed_bytes >= 3 * MiB
+    assert caught.value.needed_bytes > 0
+    assert "writing" in caught.value.message
     assert _free(small.root) > 2 * MiB, "what was fetched is gone again"
     assert "Traceback" not in capsys.readouterr().err
 
@@ -115,36 +117,45 @@ def test_while_it_is_converted(
     assert caught.value.needed_bytes > 0
 
 
-def test_at_every_point_round_the_boundary(small: Place) -> None:
-    """From far too little to enough, a block or two at a time: NoSpace and nothing, or all."""
-    image = small.add_raw(256 * KiB)
-    host = small.host()
-    host.ensure(image)
-    host.remove(image)
-    failed, worked = 0, 0
-    for blocks in range(0, 48):
-        leave_free(small.root, 200 * KiB + blocks * 2 * KiB)
+def test_at_every_point(small: Place, web: Web) -> None:
+    """From nothing to enough, a block at a time where it gets tight: NoSpace and nothing, or all.
+
+    Nobody tells the image's length, so it is no admission that says no, but each write in turn.
+    """
+    body = os.urandom(256 * KiB)
+    url = web.put("/image.raw", Answer(body, chunked=True, ranges=False))
+    host = small.host(source={"driver": "url", "urls": url, "require_digest": False})
+    path = host.ensure(url).path
+    assert path is not None
+    host.remove(path.name)
+    met, worked = set(), 0
+    for kib in [*range(0, 16), *range(16, 256, 40), *range(254, 290)]:
+        leave_free(small.root, kib * KiB)
         before = content_of(small.instances)
         try:
-            host.ensure(image)
-        except errors.NoSpace:
-            failed += 1
+            host.ensure(url)
+        except errors.NoSpace as error:
+            met.add(error.path.suffix)
+            assert "No space left on device" in error.message
             assert content_of(small.instances) == before
         else:
             worked += 1
-            assert small.record(image)["format"] == "raw"
-            assert small.entry(image).read_bytes() == small.source_file(image).read_bytes()
+            assert path.read_bytes() == body
+            assert path.with_name(f"{path.name}.info").exists()
             (small.root / "filler").unlink()
-            host.remove(image)
-    assert failed
+            host.remove(path.name)
+    assert met >= {".part", ".info"}, "data and record met the full disk"
     assert worked
 
 
-def test_a_disk_on_a_full_file_system(small: Place, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("free", [0, 100 * KiB], ids=["no room at all", "room for disk.info"])
+def test_a_disk_on_a_full_file_system(
+    small: Place, free: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = small.add_raw(8 * MiB)
     host = small.host()
     host.ensure(image)
-    leave_free(small.root, 0)
+    leave_free(small.root, free)
 
     for backend in ("raw", "qcow2"):
         with nothing_left(small.instances):

@@ -210,6 +210,7 @@ class TestSources:
         self,
         place: Place,
         web: Web,
+        *,
         answers: list[Answer],
         error: type[errors.BasecacheError],
         way: str,

@@ -234,7 +234,11 @@ class TestHeal:
         damage(place.entry(image))
         inode = place.entry(image).stat().st_ino
 
-        assert verify(place, image, heal=True).verdict is Verdict.CORRUPT
+        outcome = verify(place, image, heal=True)
+
+        assert outcome.verdict is Verdict.CORRUPT
+        assert outcome.used_by == (str(disk),)
+        assert outcome.copy is not None
         assert place.entry(image).stat().st_ino == inode
 
     def test_not_while_evidence_is_missing(self, place: Place) -> None:

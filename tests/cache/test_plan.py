@@ -45,7 +45,7 @@ def test_used_by_instances(name: str) -> None:
     decision = decide(make_facts([entry], use=USE), entry)
     assert (decision.action, decision.code) == (Action.TOUCH, Reason.USED)
     assert decision.used_by == ("vm1", "vm2", "vm3")
-    assert "1 instances here, 2 elsewhere" in decision.reason
+    assert "1 instance here, 2 elsewhere" in decision.reason
 
 
 def test_every_resized_copy_of_a_used_image_stays() -> None:
@@ -96,7 +96,13 @@ def test_whatever_a_disk_stands_on_is_used(name: str) -> None:
 def test_users_are_instances_and_disks_together() -> None:
     entry = make_entry(NAME)
     use = replace(USE, files={entry.file_id: ("/d1",)}, names={NAME: ("/d2",)})
-    assert decide(make_facts([entry], use=use), entry).used_by == ("vm1", "vm2", "vm3", "/d1", "/d2")
+    assert decide(make_facts([entry], use=use), entry).used_by == (
+        "vm1",
+        "vm2",
+        "vm3",
+        "/d1",
+        "/d2",
+    )
 
 
 def test_pinned() -> None:

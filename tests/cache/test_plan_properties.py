@@ -31,7 +31,8 @@ def test_what_is_needed_is_refreshed(tree: Tree, policy: Policy) -> None:
     """Else a Nova manager that was left running finds it old."""
     touched = {d.path for d in plan(tree.facts, policy) if d.action is Action.TOUCH}
     unknown = {e.path for e in tree.facts.entries if e.kind is EntryKind.UNKNOWN}
-    assert tree.referenced | tree.backing | (tree.pinned - unknown) <= touched
+    needed = tree.referenced | tree.backing | (tree.pinned - unknown)
+    assert needed - tree.facts.busy <= touched
 
 
 @given(trees(), policies)
@@ -100,9 +101,21 @@ def test_templates_go_with_or_before_their_entry(tree: Tree, policy: Policy) -> 
     for template in tree.facts.entries:
         owner = LAYOUT.entry(owner_name(template))
         if template.kind is EntryKind.TEMPLATE and owner in order:
-            if template.path in tree.backing:
-                continue
-            assert order[template.path] < order[owner]
+            if template.path not in tree.backing | tree.facts.busy:
+                assert order[template.path] < order[owner]
+
+
+@given(trees(), policies)
+def test_what_is_worked_on_or_belongs_to_what_stays_is_kept(tree: Tree, policy: Policy) -> None:
+    gone = paths(plan(tree.facts, policy))
+    assert not gone & tree.facts.busy
+    present = {entry.path for entry in tree.facts.entries}
+    for entry in tree.facts.entries:
+        owner = LAYOUT.entry(owner_name(entry))
+        if entry.kind is EntryKind.TEMPLATE and owner in present - gone:
+            assert entry.path not in gone
+        if entry.kind is EntryKind.RECORD and owner in present:
+            assert entry.path not in gone
 
 
 @given(trees(), policies, wanted_bytes)
@@ -136,7 +149,7 @@ def test_victims_leave_whole_what_stays(tree: Tree, policy: Policy, missing: int
     assert sum(d.allocated_bytes for d in evicted[:-1]) < missing
     for template in tree.facts.entries:
         if template.kind is EntryKind.TEMPLATE and LAYOUT.entry(owner_name(template)) in order:
-            assert template.path in order or template.path in tree.backing
+            assert template.path in set(order) | tree.backing | tree.facts.busy
 
 
 @given(trees(), wanted_bytes)

@@ -60,9 +60,7 @@ def test_freeing_what_is_missing_is_just_enough(needed: int, now: Space, bounds:
     assert shortage.why
 
     def freed(count: int) -> Space:
-        return replace(
-            now, free_bytes=now.free_bytes + count, cache_bytes=now.cache_bytes - count
-        )
+        return replace(now, free_bytes=now.free_bytes + count, cache_bytes=now.cache_bytes - count)
 
     assert admit(needed, freed(shortage.missing_bytes), bounds) is None
     assert admit(needed, freed(shortage.missing_bytes - 1), bounds) is not None

@@ -105,6 +105,7 @@ def trees(draw: st.DrawFn) -> Tree:
         use=use,
         pins=pins,
         parents=parents,
+        busy=frozenset(e.path for e in extras if draw(st.integers(0, 3)) == 0),
         irregular=draw(st.sampled_from(((), (LAYOUT.base / "link",)))),
     )
     return Tree(
@@ -128,7 +129,7 @@ def _draw_chains(draw: st.DrawFn, entries: list[Entry]) -> list[tuple[Entry, Ent
     if len(entries) < 2:
         return []
     positions = st.integers(min_value=0, max_value=len(entries) - 1)
-    pairs = draw(st.lists(st.tuples(positions, positions), max_size=6))
+    pairs = draw(st.lists(st.tuples(positions, positions), min_size=2, max_size=8))
     upwards = ((max(pair), min(pair)) for pair in pairs if pair[0] != pair[1])
     return [
         (entries[child], entries[parent])
@@ -140,8 +141,8 @@ def _draw_chains(draw: st.DrawFn, entries: list[Entry]) -> list[tuple[Entry, Ent
 def _draw_use(draw: st.DrawFn, entries: list[Entry]) -> Use:
     images = draw(st.sets(st.sampled_from((*IMAGES, "not here")), max_size=2))
     generated = draw(st.sets(st.sampled_from(("swap_1", "ephemeral_1")), max_size=2))
-    numbers = st.sampled_from(range(len(entries))) if entries else st.nothing()
-    files = [entries[number].file_id for number in draw(st.sets(numbers, max_size=2))]
+    numbers = draw(st.sets(st.integers(min_value=0, max_value=40), max_size=2))
+    files = [entries[number].file_id for number in numbers if number < len(entries)]
     names = draw(st.sets(st.sampled_from(NAMES), max_size=1))
     disks = ("/instances/vm/disk",)
     return Use(

@@ -59,7 +59,7 @@ def test_one_who_waits_takes_over_from_one_who_dies(images: Images, tmp_path: Pa
     answers = [tmp_path / "b", tmp_path / "c"]
     stopping = crash.signalled(marked, "STOP")
     with crash.started(Ensure(tree, tmp_path / "a"), stopping, tmp_path / "stopped") as first:
-        crash.wait_until(lambda: crash.is_stopped(first), "the first to have it all but published")
+        crash.wait_until_stopped(tmp_path / "stopped")
         with (
             crash.started(Ensure(tree, answers[0])) as second,
             crash.started(Ensure(tree, answers[1])) as third,
@@ -111,5 +111,25 @@ def test_a_program_that_starts_after_its_caller_died_does_no_harm(
         late.with_name(f"{tool}.open").touch()
     crash.wait_for_helpers(tree.folder)
     assert {path: sha256(path) for path in visible_disks(tree)} == before
+    check(tree)
+    check_clean(tree)
+
+
+@pytest.mark.parametrize("file", [".info.", ".plan.", ".part", "nova-"])
+def test_a_sweep_spares_what_is_being_written(file: str, images: Images, tmp_path: Path) -> None:
+    """Also where entries may go as soon as nothing uses them."""
+    no_age = {"remove_unused_original_minimum_age_seconds": 0}
+    whole = Tree.make(tmp_path / "whole", images)
+    calls = crash.trace(Ensure(whole, tmp_path / "a"), tmp_path / "trace")
+    halfway = next(c for c in calls if c.name == "fchown" and f"{file}" in c.rest)
+    tree = Tree.make(tmp_path / "tree", images)
+    answer = tmp_path / "b"
+    stopping = crash.signalled(halfway, "STOP")
+    with crash.started(Ensure(tree, answer), stopping, tmp_path / "stopped") as process:
+        crash.wait_until_stopped(tmp_path / "stopped")
+        tree.host(image_cache=no_age).sweep(instances=[])
+        os.kill(process.pid or 0, signal.SIGCONT)
+        process.join()
+    assert (process.exitcode, answer.read_text()) == (0, "cached")
     check(tree)
     check_clean(tree)

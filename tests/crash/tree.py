@@ -6,6 +6,7 @@ how :func:`check` knows, from outside and without any record of ours, what must 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from tests.support.place import Place, make_old
 
 OWNER = 4321
 LONG_AGO = 10 * 24 * 3600.0
+_NO_ENTRIES = (".part", ".converted", ".sha1")
 _KNOWN_LOCK = re.compile(
     r"nova-(info-|hash-)?([0-9a-f]{40}(_[0-9]+)?(\.good)?|swap_[0-9]+)\Z"
     r"|nova-storage-registry-lock\Z|basecache-(sweep|admission|litter|pins)\Z|basecache-disk-.+\Z"
@@ -69,9 +71,10 @@ class Tree:
     checked: dict[Path, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, root: Path, images: Images, **overrides: Any) -> Tree:
+    def make(cls, root: Path, images: Images, *, owned: bool = True, **overrides: Any) -> Tree:
+        """A new one; ``owned``, where possible, by somebody else, as Nova's folder is."""
         place = Place(root, images.folder)
-        if os.geteuid() == 0:
+        if owned and os.geteuid() == 0:
             os.chown(place.instances, OWNER, OWNER)
         return cls(place, images, overrides)
 
@@ -124,7 +127,7 @@ def check(tree: Tree) -> None:
 def check_entry(tree: Tree, path: Path) -> None:
     """A cache file holds all of what its name promises, whether or not it has a record."""
     name, _, size = path.name.partition("_")
-    if path.name in tree.damaged or path.suffix in (".part", ".sha1"):
+    if path.name in tree.damaged or path.suffix in _NO_ENTRIES:
         return
     content = path.read_bytes()
     if name == "swap":
@@ -165,11 +168,13 @@ def check_disk(tree: Tree, path: Path) -> None:
 
 
 def visible_disks(tree: Tree) -> list[Path]:
-    return [
-        path
-        for path in sorted(tree.folder.glob("*-*/[!.]*"))
-        if path.name != "disk.info" and path.parent.name not in ("_base", "locks")
-    ]
+    """The disks in the instance folders; one that goes while this looks is left out."""
+    found: list[Path] = []
+    for folder in sorted(tree.folder.glob("*-*")):
+        with contextlib.suppress(FileNotFoundError):
+            names = sorted(os.listdir(folder))
+            found += [folder / n for n in names if n != "disk.info" and not n.startswith(".")]
+    return found
 
 
 def backing(path: Path) -> Path | None:
@@ -213,9 +218,6 @@ def needed(tree: Tree) -> set[Path]:
     kept = {base / pin.name for pin in pins}
     kept |= {stood for disk in disks if is_qcow2(disk) and (stood := backing(disk))}
     beside = {path for entry in kept for path in belonging(base, entry.name)}
-    templates = {
-        path for path in base.glob(".templates/[!.]*") if base / path.name.rsplit("_", 2)[0] in kept
-    }
     locks = {path for path in tree.folder.glob("locks/*") if _KNOWN_LOCK.match(path.name)}
     infos = set(tree.folder.glob("*-*/disk.info"))
     registry = {tree.folder / "compute_nodes"}

@@ -70,6 +70,12 @@ def test_a_deleted_disk_may_be_forgotten(folder: Path, lock: Path) -> None:
     assert info.recorded_format(folder, folder / "disk.local") == "raw"
 
 
+def test_an_unborn_disk_is_not_bound_by_an_earlier_one(folder: Path, lock: Path) -> None:
+    info.record_format(folder, folder / "disk", "qcow2", lock)
+    info.record_format(folder, folder / "disk", "raw", lock, unborn=True)
+    assert info.recorded_format(folder, folder / "disk") == "raw"
+
+
 def test_a_disk_that_a_resize_moved_aside_is_still_known(folder: Path, lock: Path) -> None:
     info.record_format(folder, folder / "disk", "qcow2", lock)
     moved = folder.with_name(f"{folder.name}_resize")

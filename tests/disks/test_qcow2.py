@@ -14,7 +14,7 @@ import pytest
 from basecache import errors
 from basecache.disks.qcow2 import Qcow2
 from basecache.images import headers
-from basecache.model import MiB
+from basecache.model import KiB, MiB
 from tests.disks.making import Cache, fill, make_cache, qemu_img
 from tests.support.filesystems import MountFileSystem
 from tests.support.needs import need_tool
@@ -46,6 +46,15 @@ def test_the_backing_format_stands_in_the_header(ext4_folder: Path, base_format:
     )
     assert disk.backing == base
     assert cache.holds_content(disk.path, "qcow2")
+
+
+def test_a_disk_takes_no_room_for_zeros(cache: Cache, backend: Qcow2, tmp_path: Path) -> None:
+    disk = backend.create(cache.request())
+    plain = tmp_path / "plain"
+    base = cache.base.entry.path
+    qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", base, plain, str(SIZE))
+    assert disk.path.read_bytes() == plain.read_bytes()
+    assert disk.allocated_bytes <= 16 * KiB
 
 
 def test_a_hit_runs_no_program_and_leaves_the_template_alone(

@@ -60,6 +60,7 @@ def copy(
     wanted: Digest | None = None,
     most: int | None = None,
     algorithm: str | None = None,
+    durable: bool = True,
 ) -> Copied:
     return copy_checked(
         Chunks(content),
@@ -69,6 +70,7 @@ def copy(
         digest=wanted,
         max_bytes=most,
         algorithm=algorithm,
+        durable=durable,
     )
 
 
@@ -99,6 +101,13 @@ def test_holes_and_data_in_any_order(
 ) -> None:
     target = tmp_path_factory.mktemp("copy") / "target"
     assert copy(content, target, wanted=sha512(content)).bytes == len(content)
+    assert target.read_bytes() == content
+
+
+def test_a_copy_that_need_not_last_is_the_same(tmp_path: Path) -> None:
+    content, target = os.urandom(3 * BUFFER_BYTES) + bytes(BUFFER_BYTES), tmp_path / "target"
+    copied = copy(content, target, wanted=sha512(content), durable=False)
+    assert copied == Copied(len(content), sha512(content))
     assert target.read_bytes() == content
 
 

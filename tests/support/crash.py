@@ -33,7 +33,7 @@ from tests.support.needs import need_tool
 
 Story = Callable[[], object]
 
-_PRELOADED = ["pytest", "tests.crash.stories"]
+_PRELOADED = ["pytest", "tests.crash.stories", "tests.crash.nova"]
 _CHANGING = (
     *("openat", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "symlink", "symlinkat"),
     *("link", "linkat", "rename", "renameat", "renameat2", "truncate", "ftruncate", "fallocate"),
@@ -183,9 +183,9 @@ def wait_until(true: Callable[[], bool], what: str, seconds: float = 30.0) -> No
         time.sleep(0.002)
 
 
-def is_stopped(process: ForkServerProcess) -> bool:
-    """Whether SIGSTOP, or a tracer, holds a process."""
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
+def wait_until_stopped(log: Path) -> None:
+    """Wait until strace, which writes to ``log``, says that SIGSTOP came through."""
+    wait_until(lambda: log.exists() and "stopped by SIGSTOP" in log.read_text(), "SIGSTOP")
 
 
 def waiting_for(lock: Path) -> int:
@@ -209,7 +209,7 @@ def _run(orders: Connection, story: Story) -> None:
 
 
 def _tracing(calls: Sequence[str]) -> list[str]:
-    return ["-y", "-s", "300", "-e", f"trace={','.join(calls)}", "-e", "signal=none"]
+    return ["-y", "-s", "300", "-e", f"trace={','.join(calls)}", "-e", "signal=SIGSTOP"]
 
 
 def _attach(process: ForkServerProcess, options: Sequence[str], log: Path) -> subprocess.Popen[str]:

@@ -1,8 +1,8 @@
 """Other processes that take locks: Nova's way (oslo.concurrency) or ours, as any user.
 
-    start_locker         one that takes what it is told to, when it is told
-    run_script           a whole program of one's own
-    open_folder          a folder that another user owns and may enter
+start_locker         one that takes what it is told to, when it is told
+run_script           a whole program of one's own
+open_folder          a folder that another user owns and may enter
 """
 
 from __future__ import annotations

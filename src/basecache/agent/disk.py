@@ -2,7 +2,7 @@
 
     the disk's own lock           two makers of one disk: the second finds it
     it is there already           grown when more is asked; a lost base is given back; done
-    ensure, then hold the entry   under a shared lock: nothing removes it while a disk is made
+    hold the entry, ensured       under a shared lock: nothing removes it while a disk is made
     check the size                against the *virtual* size, on a hit as on a miss
     record its format             before it exists: no disk is ever met without its format
     the backend makes it          under a temporary name, then renames: there whole or not at all
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basecache import disks, errors, events
-from basecache.agent.ensure import ensure, entry_name, refresh
+from basecache.agent.ensure import ensure, entry_name, identify, refresh
 from basecache.agent.entry import CHECKS, read_base
 from basecache.agent.parts import Parts
 from basecache.agent.presence import note_presence
@@ -146,18 +146,22 @@ def _make(parts: Parts, order: DiskOrder, backend: DiskBackend, path: Path) -> D
 def _create(parts: Parts, backend: DiskBackend, request: DiskRequest) -> Disk:
     """The disk, its format recorded before it is there; where none comes the line goes again."""
     folder, lock = request.path.parent, info_lock(parts, request.instance)
+    is_new = not folder.is_dir()
     with files.reporting("making the folder of", request.path):
-        files.make_folder(folder)
-    if info.recorded_format(folder, request.path) not in (None, backend.format):
-        info.forget_format(folder, request.path, lock)
-    info.record_format(folder, request.path, backend.format, lock)
+        locks.make_folder(folder)
+    info.record_format(folder, request.path, backend.format, lock, unborn=True)
     try:
-        return backend.create(request)
+        disk = backend.create(request)
     except errors.BasecacheError:
         # A line too many does no harm: the next disk of this name rewrites it.
         with contextlib.suppress(errors.StorageFailed, errors.NoSpace):
             info.forget_format(folder, request.path, lock)
         raise
+    if is_new:
+        # Now that the disk is on disk a journal has the folder's name, too: this waits for nothing.
+        with files.reporting("making the folder of", request.path):
+            files.sync(folder.parent)
+    return disk
 
 
 def _request(parts: Parts, order: DiskOrder, path: Path, base: Base | None) -> DiskRequest:
@@ -202,14 +206,27 @@ def _update_existing(parts: Parts, order: DiskOrder, backend: DiskBackend, disk:
 @contextlib.contextmanager
 def held_base(parts: Parts, content: FromImage | Swap | Ephemeral) -> Iterator[Base]:
     """The entry of a content, made or fetched when it is not there, held so that it stays."""
+    name, image_id = _name_content(parts, content)
     for _ in range(_TRIES):
-        name, image_id = _bring_about(parts, content)
+        is_hit = parts.store.find(name) is not None
+        if not is_hit:
+            name, image_id = _bring_about(parts, content)
         with locks.hold(parts.store.layout.lock(name), shared=True):
             entry = parts.store.find(name)
             if entry is not None:
+                if is_hit and image_id is not None:
+                    parts.emit(events.Hit(image_id, entry.path))
                 yield read_base(parts, entry, image_id)
                 return
     raise errors.Busy(f"entry {name}", "it is removed as soon as it is made")
+
+
+def _name_content(parts: Parts, content: FromImage | Swap | Ephemeral) -> tuple[str, str | None]:
+    """The entry's name, and the image's id if it is one, as far as can be told without asking."""
+    if isinstance(content, FromImage):
+        image_id = identify(parts, content.image_id)
+        return entry_name(parts, image_id, content.role), image_id
+    return _plan_generated(parts, content)[0], None
 
 
 def _bring_about(parts: Parts, content: FromImage | Swap | Ephemeral) -> tuple[str, str | None]:

@@ -25,7 +25,7 @@ from basecache import errors, events
 from basecache.agent.entry import CHECKS, DIGEST_CHECK, LENGTH_CHECK, read_base
 from basecache.agent.parts import Parts
 from basecache.agent.presence import note_presence
-from basecache.agent.room import admit
+from basecache.agent.room import admit, is_to_be_converted
 from basecache.cache import layout as layout_
 from basecache.cache import locks
 from basecache.cache.store import Stage
@@ -166,18 +166,23 @@ def bring_in(parts: Parts, stage: Stage, image: Image, source: Source, role: Ima
     if image.digest is None and parts.rules.require_digest:
         raise errors.Unverifiable(image.id, source.name)
     admit(parts, stage, image)
-    copied = _fetch(parts, stage.path("part"), image, source)
+    # Kernels and ramdisks are what they are already.
+    force_raw = parts.rules.force_raw_images and role is ImageRole.DISK
+    is_kept = not is_to_be_converted(image, force_raw=force_raw)
+    copied = _fetch(parts, stage.path("part"), image, source, durable=is_kept)
     found = inspect.require_safe(
         stage.path("part"),
         image,
         max_virtual_size_bytes=parts.rules.max_virtual_size_bytes,
     )
-    staged, image_format = _convert(parts, stage, image, found, role)
+    staged, image_format = _convert(parts, stage, image, found, force_raw=force_raw)
     facts = _facts(image, source, copied, found, image_format)
     return Brought(staged, facts, copied.bytes)
 
 
-def _fetch(parts: Parts, target: Path, image: Image, source: Source) -> digest.Copied:
+def _fetch(
+    parts: Parts, target: Path, image: Image, source: Source, *, durable: bool
+) -> digest.Copied:
     started = time.monotonic()
 
     def report(done_bytes: int) -> None:
@@ -191,6 +196,7 @@ def _fetch(parts: Parts, target: Path, image: Image, source: Source) -> digest.C
             size_bytes=image.size_bytes,
             digest=image.digest,
             max_bytes=parts.rules.max_virtual_size_bytes,
+            durable=durable,
             progress=report,
         )
     seconds = time.monotonic() - started
@@ -199,10 +205,9 @@ def _fetch(parts: Parts, target: Path, image: Image, source: Source) -> digest.C
 
 
 def _convert(
-    parts: Parts, stage: Stage, image: Image, found: inspect.Inspection, role: ImageRole
+    parts: Parts, stage: Stage, image: Image, found: inspect.Inspection, *, force_raw: bool
 ) -> tuple[Path, str]:
-    """The file to publish and its format. Kernels and ramdisks are what they are already."""
-    force_raw = parts.rules.force_raw_images and role is ImageRole.DISK
+    """The file to publish and its format."""
     step = convert.plan_conversion(found.format, force_raw=force_raw)
     if isinstance(step, convert.Keep):
         return stage.path("part"), step.format

@@ -44,7 +44,11 @@ def gather(parts: Parts) -> Gathered:
     reports, missing = collect_reports(parts.providers)
     missing += unspoken_hosts(layout, reports)
     chains = read_chains(layout, set_aside=parts.set_aside, emit=parts.emit)
-    parents, untold = read_parents(e.path for e in entries if e.kind in _STANDS_ON_OTHERS)
+    parents, untold = read_parents(
+        (e.path for e in entries if e.kind in _STANDS_ON_OTHERS),
+        set_aside=parts.set_aside,
+        emit=parts.emit,
+    )
     references = count_references(_instances(reports), parts.host)
     leftovers = [e for path in chains.leftovers if (e := _staging_entry(path)) is not None]
     facts = Facts(
@@ -92,12 +96,12 @@ def unspoken_hosts(layout: Layout, reports: Sequence[Report]) -> list[str]:
 
 
 def _instances(reports: Sequence[Report]) -> Iterator[Instance]:
-    """Each instance once, whoever reports it: the first report that has it counts."""
-    seen: set[str] = set()
+    """Each instance once; where reports differ on one, all that they say of it counts."""
+    seen: set[Instance] = set()
     for report in reports:
         for instance in report.instances:
-            if instance.uuid not in seen:
-                seen.add(instance.uuid)
+            if instance not in seen:
+                seen.add(instance)
                 yield instance
 
 

@@ -54,7 +54,7 @@ class Host:
     ) -> Result:
         """Have an image in the cache, verified; ``role`` is disk, kernel or ramdisk."""
         return ensure_.ensure(
-            self.parts, image, role=ImageRole(role), fallback_from_host=fallback_from_host
+            self.parts, image, role=_read_role(role), fallback_from_host=fallback_from_host
         )
 
     def ensure_all(
@@ -66,7 +66,7 @@ class Host:
     ) -> Iterator[Result]:
         """Ensure several; each has a Result, failed ones with their error."""
         return ensure_.ensure_all(
-            self.parts, images, role=ImageRole(role), fallback_from_host=fallback_from_host
+            self.parts, images, role=_read_role(role), fallback_from_host=fallback_from_host
         )
 
     def create_disk(
@@ -128,8 +128,6 @@ class Host:
         self, name: str | None = None, *, heal: bool = False, force: bool = False
     ) -> list[Verification]:
         """Compare entries with their digests; corrupt ones are among the outcomes."""
-        if name is not None:
-            name = stock.resolve_name(self.parts, name)
         return list(verify.verify_all(self.parts, name=name, heal=heal, force=force))
 
     def entries(self) -> list[stock.Held]:
@@ -163,3 +161,10 @@ class Host:
     def retire_sharer(self, host: str) -> None:
         """Take a host out of those who share this storage."""
         sharers.retire(self.parts.store.layout, host)
+
+
+def _read_role(role: str) -> ImageRole:
+    try:
+        return ImageRole(role)
+    except ValueError:
+        raise errors.UnknownChoice("role", role, tuple(ImageRole)) from None

@@ -52,13 +52,17 @@ def needed_bytes(image: Image, virtual_size_bytes: int | None, *, force_raw: boo
     A size nobody knows counts as nothing: writing then meets the device's own limit.
     """
     download = image.size_bytes or 0
-    declared = _READ_AS_RAW.get(image.disk_format, image.disk_format) or "raw"
-    converts = isinstance(plan_conversion(declared, force_raw=force_raw), ToRaw)
     if virtual_size_bytes is not None:
         return download + virtual_size_bytes
-    if not converts:
+    if not is_to_be_converted(image, force_raw=force_raw):
         return download
     return download + (image.virtual_size_bytes or download)
+
+
+def is_to_be_converted(image: Image, *, force_raw: bool) -> bool:
+    """Whether a conversion is to follow, by what is declared of the image. Pure."""
+    declared = _READ_AS_RAW.get(image.disk_format, image.disk_format) or "raw"
+    return isinstance(plan_conversion(declared, force_raw=force_raw), ToRaw)
 
 
 def _shortage(parts: Parts, stage: Stage, needed: int) -> space.Shortage | None:

@@ -120,7 +120,10 @@ def pin_entry(
 
 def unpin_entry(parts: Parts, what: str) -> None:
     """Take a pin away; NotFound when there is none."""
-    pins.remove(parts.store.layout, resolve_name(parts, what))
+    try:
+        pins.remove(parts.store.layout, resolve_name(parts, what))
+    except errors.NotFound as error:
+        raise errors.NotFound("pin", what, error.where) from None
 
 
 def remove_entry(parts: Parts, what: str) -> Decision:

@@ -58,6 +58,7 @@ _NAMES: tuple[tuple[re.Pattern[str], EntryKind], ...] = (
 _DISK_LEFTOVER = re.compile(r"\.(?P<disk>.+)\.[0-9a-f]{8}\.basecache-(?:new|raw)\Z", re.DOTALL)
 _LITTER = re.compile(r"\..+\.[0-9a-f]{8}\Z", re.DOTALL)
 _RECORD_LITTER = re.compile(r"\..+\.info\.[0-9a-f]{8}\Z", re.DOTALL)
+_NO_COMPONENT = re.compile(r"[/\x00-\x1f\x7f]")
 _RECORD_SUFFIXES = (".info", ".sha1")
 
 # A file name may hold 255 bytes; the longest suffix we add to one is well under 55.
@@ -159,7 +160,7 @@ def require_file_name(name: str, what: str) -> str:
     """``name`` when it may stand as one path component, else BadName."""
     if not name or name in (".", "..") or name.startswith((".", "-")):
         raise errors.BadName(f"{what} {name[:80]!r} may not be a file name")
-    if any(c == "/" or ord(c) < 32 or ord(c) == 127 for c in name):
+    if _NO_COMPONENT.search(name):
         raise errors.BadName(f"{what} {name[:80]!r} holds a slash or a control character")
     try:
         length = len(name.encode())

@@ -232,7 +232,7 @@ class _Uses:
     def of(self, entry: Entry) -> tuple[Reason, str, tuple[str, ...]] | None:
         """Why and by whom an entry is used, or None: the union of records and disks."""
         disks = self._use.files.get(entry.file_id, ()) + self._use.names.get(entry.name, ())
-        on_it = f"{len(disks)} disks stand on it"
+        on_it = f"{_count(len(disks), 'disk')} {'stands' if len(disks) == 1 else 'stand'} on it"
         recorded = self._recorded(entry)
         if recorded is not None:
             text, users = recorded
@@ -247,7 +247,9 @@ class _Uses:
         match entry.kind:
             case EntryKind.SWAP | EntryKind.EPHEMERAL:
                 users = self._use.generated.get(layout.generated_stem(entry.name), ())
-                return (f"{len(users)} instances have such a disk", users) if users else None
+                have = "has" if len(users) == 1 else "have"
+                text = f"{_count(len(users), 'instance')} {have} such a disk"
+                return (text, users) if users else None
             case EntryKind.ORIGINAL | EntryKind.RESIZED | EntryKind.KERNEL | EntryKind.UNKNOWN:
                 return self._of_image(entry)
             case _:
@@ -260,8 +262,12 @@ class _Uses:
         if found is None:
             return None
         image, use = found
-        text = f"image {image} is used by {use.local} instances here, {use.remote} elsewhere"
-        return text, use.instances
+        here = _count(use.local, "instance")
+        return f"image {image} is used by {here} here, {use.remote} elsewhere", use.instances
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 @dataclass(frozen=True, slots=True)

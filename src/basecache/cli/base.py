@@ -94,6 +94,11 @@ def tell_error(error: errors.BasecacheError) -> None:
         print(f"hint: {error.hint}", file=sys.stderr)
 
 
+def is_for_people(arguments: Any) -> bool:
+    """Whether a whole table is wanted, and so what a person wants to see of it."""
+    return bool(arguments.formatter == "table" and not arguments.columns)
+
+
 def add_usage_file(parser: Any) -> None:
     """The option that names the instances file."""
     parser.add_argument(
@@ -123,6 +128,30 @@ class Span(columns.FormattableColumn[float | None]):
 
     def human_readable(self) -> str:
         return "" if self._value is None else format_seconds(self._value)
+
+
+class Names(columns.FormattableColumn[list[str]]):
+    """Several names: one below the other for people, a list for programs."""
+
+    def human_readable(self) -> str:
+        return "\n".join(self._value)
+
+
+class Lines(columns.FormattableColumn[str]):
+    """A text of several lines: as it is for people, one line for programs."""
+
+    def human_readable(self) -> str:
+        return self._value
+
+    def machine_readable(self) -> str:
+        return self._value.replace("\n", " ")
+
+
+class Counts(columns.FormattableColumn[dict[str, int]]):
+    """How many of each: in a row for people, an object for programs."""
+
+    def human_readable(self) -> str:
+        return ", ".join(f"{number} {what}" for what, number in self._value.items())
 
 
 class Moment(columns.FormattableColumn[float | None]):

@@ -9,12 +9,14 @@ from basecache import errors
 from basecache.agent.stock import Held
 from basecache.cli.base import (
     Command,
+    Counts,
     Lister,
     Moment,
     ShowOne,
     Size,
     Span,
     add_usage_file,
+    is_for_people,
     parse_until,
     tell_error,
     usage_options,
@@ -137,7 +139,11 @@ class EnsureImages(Lister):
             )
         self.outcome = tell_failures(results)
         names = ("Image", "Status", "Path", "Bytes", "Seconds", "Source", "Error")
-        return names, list(_rows(results))
+        rows = list(_rows(results))
+        if is_for_people(parsed_args):
+            # Errors were told on stderr, whole and with their hints.
+            return names[:-1], [row[:-1] for row in rows]
+        return names, rows
 
 
 def tell_failures(results: Sequence[Result]) -> int:
@@ -237,7 +243,7 @@ class ShowStock(ShowOne):
         fields = {
             "folder": stock.folder,
             "entries": sum(stock.entries.values()),
-            "entries_by_kind": stock.entries,
+            "entries_by_kind": Counts(stock.entries),
             "pinned": stock.pinned,
             "allocated_bytes": Size(stock.allocated_bytes),
             "promised_bytes": Size(stock.promised_bytes),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import logging
 import os
 import sys
@@ -18,7 +19,8 @@ from typing import Any
 from cliff.app import App
 from cliff.commandmanager import CommandManager
 
-from basecache import __version__
+from basecache import __version__, errors
+from basecache.cli.base import tell_error
 
 COMMANDS = {
     "image list": "image:ListImages",
@@ -81,6 +83,21 @@ class Basecache(App):
         for name in ("oslo_config", "oslo_utils.imageutils"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
+    def initialize_app(self, argv: list[str]) -> None:
+        """Without a command there is help, and no shell: a script would wait in it forever."""
+        self.options.deferred_help = self.options.deferred_help or not argv
+
+    def run_subcommand(self, argv: list[str]) -> int:
+        """Run it; an unknown one is an error as every other."""
+        try:
+            self.command_manager.find_command(argv)
+        except ValueError:
+            words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))[:2]
+            known = tuple(name for name in COMMANDS if name.split()[0] == words[0])
+            tell_error(errors.UnknownChoice("command", " ".join(words), known or tuple(COMMANDS)))
+            return errors.UnknownChoice.exit_code
+        return int(super().run_subcommand(argv))
+
     def build_option_parser(
         self, description: str | None, version: str | None, *args: Any
     ) -> argparse.ArgumentParser:
@@ -112,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return int(Basecache().run(arguments or ["help"]))
+        return int(Basecache().run(arguments))
     except KeyboardInterrupt:
         print("interrupted; nothing half-done is left visible", file=sys.stderr)
         return 130

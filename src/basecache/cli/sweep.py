@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from basecache.agent.sweep import SweepReport
-from basecache.cli.base import Lister, Size, Span, add_usage_file, format_bytes, usage_options
+from basecache.cli.base import (
+    Lines,
+    Lister,
+    Size,
+    Span,
+    add_usage_file,
+    format_bytes,
+    is_for_people,
+    usage_options,
+)
 from basecache.errors import EvidenceMissing
-from basecache.model import Action, Decision
+from basecache.model import Action, Decision, Reason
 
 _MOST_USERS = 3
 
@@ -37,12 +48,18 @@ class Sweep(Lister):
     def take_action(self, parsed_args: Any) -> Any:
         with self.host(**usage_options(parsed_args.usage_file)) as host:
             report = host.sweep(dry_run=parsed_args.dry_run)
+            instances = host.parts.store.layout.instances_path
         self._report = report
         self.outcome = exit_code(report)
         if not self._as_object:
             tell_summary(report)
         names = ("File", "Kind", "Action", "Code", "Unused for", "On disk", "Reason", "Used by")
-        return names, [_row(decision) for decision in report.decisions]
+        decisions: Sequence[Decision] = report.decisions
+        if is_for_people(parsed_args):
+            decisions = [d for d in decisions if d.code is not Reason.RECORD]
+            if left_out := len(report.decisions) - len(decisions):
+                print(f"not listed: {left_out} records of entries", file=sys.stderr)
+        return names, [_row(decision, instances) for decision in decisions]
 
     def produce_output(self, parsed_args: Any, column_names: Any, data: Any) -> int:
         if not self._as_object:
@@ -77,12 +94,14 @@ def tell_summary(report: SweepReport) -> None:
         print(f"a sweep would free {format_bytes(would)}; nothing was changed", file=sys.stderr)
     else:
         count, freed = len(report.removed), format_bytes(report.freed_bytes)
-        print(f"{count} files removed, {freed} freed", file=sys.stderr)
+        files = "1 file" if count == 1 else f"{count} files"
+        print(f"{files} removed, {freed} freed", file=sys.stderr)
 
 
-def _row(decision: Decision) -> tuple[Any, ...]:
-    users = [name.rpartition("/instances/")[2] for name in decision.used_by[:_MOST_USERS]]
-    more = len(decision.used_by) - len(users)
+def _row(decision: Decision, instances: Path) -> tuple[Any, ...]:
+    users = [name.removeprefix(f"{instances}/") for name in decision.used_by]
+    more = len(users) - _MOST_USERS
+    few = users if more <= 0 else [*users[:_MOST_USERS], f"and {more} more"]
     return (
         decision.path.name,
         str(decision.kind),
@@ -91,7 +110,7 @@ def _row(decision: Decision) -> tuple[Any, ...]:
         Span(decision.age_seconds),
         Size(decision.allocated_bytes),
         decision.reason,
-        " ".join(users) + (f" and {more} more" if more > 0 else ""),
+        Lines("\n".join(few)),
     )
 
 

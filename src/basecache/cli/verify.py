@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from basecache.cli.base import Lister, add_usage_file, usage_options
+from basecache.cli.base import Lister, Names, add_usage_file, usage_options
 from basecache.errors import Corrupt
 from basecache.model import Verdict, Verification
 
@@ -52,7 +52,7 @@ class Verify(Lister):
                 outcome.name,
                 str(outcome.verdict),
                 outcome.reason,
-                list(outcome.used_by),
+                Names(list(outcome.used_by)),
                 str(outcome.copy or ""),
             )
             for outcome in outcomes

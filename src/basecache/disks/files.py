@@ -19,17 +19,18 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from basecache import errors
 from basecache.cache import layout, locks
 from basecache.disks import kernel
 from basecache.images import headers
-from basecache.model import MiB
+from basecache.model import KiB, MiB
 
 _DISK_MODE = 0o644
 _COPY_BYTES = 8 * MiB
+_BLOCK_BYTES = 4 * KiB
 _BUFFER_BYTES = MiB
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -87,10 +88,13 @@ def reporting(doing: str, path: Path, needed_bytes: int = 0) -> Iterator[None]:
         raise errors.from_os(error, _named_in(error) or path, doing) from error
 
 
-def publish(temporary: Path, path: Path, *, replacing: bool = False) -> None:
+def publish(
+    temporary: Path, path: Path, *, replacing: bool = False, sync_folder: bool = True
+) -> None:
     """Make ``temporary`` durable, owned as the folder, and rename it to ``path``.
 
-    FileExistsError when something is at ``path``, unless ``replacing`` allows it.
+    FileExistsError when something is at ``path``, unless ``replacing`` allows it. The new name is
+    durable too, unless ``sync_folder`` leaves that to the next fsync of the folder.
     """
     descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -102,7 +106,8 @@ def publish(temporary: Path, path: Path, *, replacing: bool = False) -> None:
         os.rename(temporary, path)
     else:
         kernel.rename_new(temporary, path)
-    sync(path.parent)
+    if sync_folder:
+        sync(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -168,8 +173,12 @@ def copy_sparse(source: int, target: int) -> None:
     """Copy the data of ``source`` into the empty file ``target``; its holes stay holes. OSError."""
     length = os.fstat(source).st_size
     os.ftruncate(target, length)
-    for start, end in data_extents(source, length):
+    begun = 0
+    for start, end in _pieces(data_extents(source, length)):
         _copy_range(source, target, start, end)
+        if end - begun >= _COPY_BYTES:
+            kernel.start_writeback(target, begun, end - begun)
+            begun = end
 
 
 def data_extents(descriptor: int, length: int) -> Iterator[tuple[int, int]]:
@@ -184,6 +193,18 @@ def data_extents(descriptor: int, length: int) -> Iterator[tuple[int, int]]:
             raise
         position = min(os.lseek(descriptor, start, os.SEEK_HOLE), length)
         yield start, position
+
+
+def dig_holes(path: Path) -> None:
+    """Give back the blocks of a small file that hold zeros, where the file system can; OSError."""
+    content = path.read_bytes()
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for offset in range(0, len(content), _BLOCK_BYTES):
+            if not content[offset : offset + _BLOCK_BYTES].strip(b"\0"):
+                kernel.punch_hole(descriptor, offset, _BLOCK_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def allocate(path: Path, size_bytes: int) -> None:
@@ -233,14 +254,19 @@ def _created(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _pieces(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The ranges, none longer than one system call should be busy with."""
+    for start, end in ranges:
+        for piece in range(start, end, _COPY_BYTES):
+            yield piece, min(piece + _COPY_BYTES, end)
+
+
 def _copy_range(source: int, target: int, start: int, end: int) -> None:
     while start < end:
-        count = min(end - start, _COPY_BYTES)
-        copied = _copy_in_kernel(source, target, start, count)
-        copied = copied or _copy_through_memory(source, target, start, count)
+        copied = _copy_in_kernel(source, target, start, end - start)
+        copied = copied or _copy_through_memory(source, target, start, end - start)
         if copied == 0:
             raise OSError(errno.EIO, "it was cut short while it was copied")
-        kernel.start_writeback(target, start, copied)
         start += copied
 
 

@@ -23,24 +23,27 @@ def recorded_format(folder: Path, disk_path: Path) -> str | None:
     In a folder that a resize moved aside, the disk is still recorded by its old path.
     StorageFailed when ``disk.info`` cannot be read or is damaged.
     """
-    recorded = _read(folder)
-    path = _key(disk_path)
-    moved = path.parent.with_name(path.parent.name.removesuffix(RESIZE_SUFFIX)) / path.name
-    return recorded.get(str(path), recorded.get(str(moved)))
+    return _find_format(_read(folder), disk_path)
 
 
-def record_format(folder: Path, disk_path: Path, disk_format: str, lock: Path) -> None:
-    """Record the format of a disk at its birth, durably, holding ``lock`` meanwhile.
+def record_format(
+    folder: Path, disk_path: Path, disk_format: str, lock: Path, *, unborn: bool = False
+) -> None:
+    """Record the format of a disk at its birth, holding ``lock`` meanwhile.
 
+    A disk that is ``unborn`` replaces what an earlier one of its name left written.
+    The line is durable once the folder is synced, as making the disk does at its end. File
+    systems keep the order of two renames in a folder, so no crash leaves the disk without it.
     FormatChange when another format is recorded; StorageFailed, NoSpace.
     """
     with locks.hold(lock, disposable=True):
-        recorded = recorded_format(folder, disk_path)
+        lines = _read(folder)
+        recorded = _find_format(lines, disk_path)
         if recorded == disk_format:
             return
-        if recorded is not None:
+        if recorded is not None and not unborn:
             raise errors.FormatChange(disk_path, recorded, disk_format)
-        _write(folder, {**_read(folder), str(_key(disk_path)): disk_format})
+        _write(folder, {**lines, str(_key(disk_path)): disk_format})
 
 
 def forget_format(folder: Path, disk_path: Path, lock: Path) -> None:
@@ -57,6 +60,12 @@ def forget_format(folder: Path, disk_path: Path, lock: Path) -> None:
             return
         with files.reporting("removing", folder / DISK_INFO):
             (folder / DISK_INFO).unlink()
+
+
+def _find_format(lines: dict[str, str], disk_path: Path) -> str | None:
+    path = _key(disk_path)
+    moved = path.parent.with_name(path.parent.name.removesuffix(RESIZE_SUFFIX)) / path.name
+    return lines.get(str(path), lines.get(str(moved)))
 
 
 def _key(disk_path: Path) -> Path:
@@ -88,4 +97,4 @@ def _write(folder: Path, recorded: dict[str, str]) -> None:
         files.discarded(files.temporary(path)) as fresh,
     ):
         fresh.write_bytes(content)
-        files.publish(fresh, path, replacing=True)
+        files.publish(fresh, path, replacing=True, sync_folder=False)

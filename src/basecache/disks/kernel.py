@@ -15,6 +15,7 @@ from pathlib import Path
 # ioctl FICLONE, _IOW(0x94, 9, int) with the direction bits of x86, Arm, s390 and RISC-V.
 _FICLONE = getattr(fcntl, "FICLONE", 0x40049409)
 _FALLOC_FL_KEEP_SIZE = 1
+_PUNCH_HOLE = 2 | _FALLOC_FL_KEEP_SIZE
 _RENAME_NOREPLACE = 1
 _AT_FDCWD = -100
 _SYNC_FILE_RANGE_WRITE = 2
@@ -46,6 +47,14 @@ def allocate(descriptor: int, length: int) -> None:
     while _libc.fallocate(descriptor, _FALLOC_FL_KEEP_SIZE, 0, length) != 0:
         code = ctypes.get_errno()
         if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """Make a range a hole that reads as zeros; nothing where the file system has no holes."""
+    if _libc.fallocate(descriptor, _PUNCH_HOLE, offset, length) != 0:
+        code = ctypes.get_errno()
+        if code != errno.EOPNOTSUPP:
             raise OSError(code, os.strerror(code))
 
 

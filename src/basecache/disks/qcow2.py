@@ -1,4 +1,4 @@
-"""qcow2 disks: an overlay of a few hundred KiB over the base, which stays needed.
+"""qcow2 disks: an overlay of a few KiB over the base, which stays needed.
 
 qemu-img makes one overlay per base and size, the *template*; a disk is a copy of it, so that a
 hit runs no program. The copy is checked before it becomes a disk: its header must name this
@@ -101,6 +101,7 @@ class Qcow2:
         with files.reporting("making", template), files.discarded(staged):
             backing = base.entry.path.absolute()
             qemu_img.create_overlay(staged, size_bytes, backing, base.format)
+            files.dig_holes(staged)
             files.publish(staged, template, replacing=True)
 
 

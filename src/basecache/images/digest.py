@@ -84,9 +84,12 @@ def copy_checked(
     digest: Digest | None,
     max_bytes: int | None,
     algorithm: str | None = None,
+    durable: bool = True,
     progress: Progress = _silent,
 ) -> Copied:
-    """Make ``target``, which does not exist, from all that ``reader`` gives; durable on return.
+    """Make ``target``, which does not exist, from all that ``reader`` gives.
+
+    It is ``durable`` on return, unless the caller only reads it once more and then discards it.
 
     ``what`` names the bytes in messages. ``size_bytes`` and ``digest`` are what they must be,
     where known; without a digest one is still taken when ``algorithm`` asks for it. ``max_bytes``
@@ -98,7 +101,7 @@ def copy_checked(
     wanted = digest.algorithm if digest else algorithm
     made = new_hash(wanted) if wanted else None
     promise = _Promise(what, target, size_bytes, max_bytes)
-    with SparseWriter(target, size_bytes) as writer:
+    with SparseWriter(target, size_bytes, durable=durable) as writer:
         uses = [writer.write, made.update] if made else [writer.write]
         with _Ring(uses, _plain_buffer) as ring:
             done = _pump(reader, ring, promise, progress)

@@ -89,6 +89,11 @@ class _Start:
         self._descriptor = descriptor
         self._bytes = known
 
+    @property
+    def known(self) -> bytes:
+        """What is read already: the file's first page, or all of it."""
+        return self._bytes
+
     def take(self, offset: int, length: int, what: str) -> bytes:
         """``length`` bytes from ``offset``; DamagedHeader when the file ends before."""
         end = offset + length
@@ -191,8 +196,7 @@ def _parse_vmdk4(start: _Start) -> Header:
 
 def _parse_vmdk_descriptor(start: _Start) -> Header:
     """A descriptor alone: its extents are other files, so qemu has to say what it stands on."""
-    descriptor = start.take(0, 512, "the VMDK descriptor")
-    return Header("vmdk", _find_parent(descriptor), asks_qemu=True)
+    return Header("vmdk", _find_parent(start.known), asks_qemu=True)
 
 
 def _find_parent(descriptor: bytes) -> str | None:
@@ -223,7 +227,7 @@ _FORMATS: tuple[tuple[bytes, int, int, Callable[[_Start], Header]], ...] = (
     (b"QED\0", 0, 64, _parse_qed),
     (b"KDMV", 0, 64, _parse_vmdk4),
     (b"COWD", 0, 64, _known("vmdk", asks_qemu=True)),
-    (b"# Disk DescriptorFile", 0, 512, _parse_vmdk_descriptor),
+    (b"# Disk DescriptorFile", 0, 21, _parse_vmdk_descriptor),
     (b"vhdxfile", 0, 64, _known("vhdx", asks_qemu=True)),
     (b"conectix", 0, 512, _parse_vpc),
     (b"LUKS\xba\xbe", 0, 64, _known("luks", asks_qemu=False)),

@@ -1,4 +1,4 @@
-"""A new file, written sparse from its front to its end, and durable at the end."""
+"""A new file, written sparse from its front to its end, and durable at the end if wanted."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ class SparseWriter:
     sync_file_range(2) starts writeback and waits for nothing. (Advising DONTNEED starts it, too,
     but then drains the page lists of every CPU: a third more CPU time.) Errors of the file are
     NoSpace and StorageFailed.
+
+    Without ``durable`` the kernel writes when it wants to, and nothing waits for it: for a file
+    that is only read once more and then goes, the disk may never see it.
     """
 
-    def __init__(self, target: Path, size_bytes: int | None) -> None:
+    def __init__(self, target: Path, size_bytes: int | None, *, durable: bool = True) -> None:
         self._target = target
         self._size_bytes = size_bytes
+        self._durable = durable
         self._offset = 0
         self._started = 0
         with self._explaining("making"):
@@ -55,7 +59,7 @@ class SparseWriter:
             for start, end in _find_data(filled):
                 self._write_all(filled[start:end], self._offset + start)
             self._offset += len(filled)
-            if self._offset - self._started >= _WRITEBACK_BYTES:
+            if self._durable and self._offset - self._started >= _WRITEBACK_BYTES:
                 _start_writeback(self._descriptor, self._started, self._offset - self._started)
                 self._started = self._offset
 
@@ -63,7 +67,8 @@ class SparseWriter:
         """Give the file its length, a hole at its end included, and make it durable."""
         with self._explaining("writing to disk"):
             os.ftruncate(self._descriptor, self._offset)
-            os.fsync(self._descriptor)
+            if self._durable:
+                os.fsync(self._descriptor)
 
     def _write_all(self, data: memoryview, offset: int) -> None:
         while data:

@@ -21,11 +21,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from basecache import errors, events
@@ -45,7 +46,8 @@ _LONGEST_CHAIN = 200
 _SETTLED_NS = 2_000_000_000
 _UNSETTLED = -1
 # libvirt writes these as root whoever runs the guest, and no guest's disk is ever named so.
-_NEVER_DISKS = frozenset({"console.log", "libvirt.xml", DISK_INFO})
+# What a guest prints stands in the logs, the full ones of which virtlogd numbers.
+_NEVER_DISK = re.compile(r"console\.log(?:\.[0-9]+)?|libvirt\.xml|disk\.info")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +82,8 @@ def read_chains(
         if known is None or known.get(folder) != mtime_ns:
             reader.read_folder(folder)
     return Chains(
-        files={file: tuple(disks) for file, disks in reader.files.items()},
-        names={name: tuple(disks) for name, disks in reader.names.items()},
+        files={file: tuple(sorted(disks)) for file, disks in reader.files.items()},
+        names={name: tuple(sorted(disks)) for name, disks in reader.names.items()},
         missing=tuple(reader.missing),
         folders=folders,
         leftovers=tuple(reader.leftovers),
@@ -89,14 +91,22 @@ def read_chains(
     )
 
 
-def read_parents(paths: Iterable[Path]) -> tuple[dict[FileId, tuple[FileId, ...]], tuple[str, ...]]:
+def read_parents(
+    paths: Iterable[Path],
+    *,
+    set_aside: Collection[Path] = (),
+    emit: events.Emit = events.ignore,
+) -> tuple[dict[FileId, tuple[FileId, ...]], tuple[str, ...]]:
     """What files of the cache stand on themselves, and what could not be told."""
-    reader = _Reader(frozenset(), events.ignore)
+    reader = _Reader(frozenset(os.fspath(p) for p in set_aside), emit)
     parents: dict[FileId, tuple[FileId, ...]] = {}
-    for path in paths:
-        found = reader.chain_of_file(os.fspath(path))
-        if found is not None and found[1].files:
-            parents[found[0]] = found[1].files
+    for path in map(os.fspath, paths):
+        link = reader.read_file(path)
+        if link is not None:
+            chain = reader.chain_of(link)
+            reader.weigh(path, chain.troubles)
+            if link.file is not None and chain.files:
+                parents[link.file] = tuple(dict.fromkeys(chain.files))
     return parents, tuple(reader.missing)
 
 
@@ -105,7 +115,7 @@ def _instance_folders(layout: Layout, missing: list[str]) -> Iterator[tuple[str,
     try:
         with os.scandir(layout.instances_path) as found:
             for item in found:
-                if item.name in skipped or not item.is_dir():
+                if item.name in skipped or not _is_folder(item):
                     continue
                 try:
                     yield item.path, item.stat().st_mtime_ns
@@ -118,14 +128,46 @@ def _instance_folders(layout: Layout, missing: list[str]) -> Iterator[tuple[str,
 
 
 @dataclass(frozen=True, slots=True)
+class _Trouble:
+    """What could not be told of one file; ``damaged`` where its content is what makes no sense."""
+
+    path: str
+    why: str
+    damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A file that a backing name leads to; ``raw`` where the name says that it is no overlay."""
+
+    path: str
+    raw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """What one file says: what it is, where it stands on others, what could not be told.
+
+    ``file`` is None where it is not here or cannot be opened; ``name`` is the entry that a file
+    which is not here has the name of.
+    """
+
+    file: FileId | None = None
+    name: str | None = None
+    below: tuple[_Step, ...] = ()
+    troubles: tuple[_Trouble, ...] = ()
+
+
+_NOTHING = _Link()
+
+
+@dataclass(slots=True)
 class _Chain:
-    """What one backing name leads to: files that are here, names of entries that are not."""
+    """What a file stands on: files that are here, names of entries that are not, and troubles."""
 
-    files: tuple[FileId, ...] = ()
-    names: tuple[str, ...] = ()
-
-
-_NOTHING = _Chain()
+    files: list[FileId]
+    names: list[str]
+    troubles: list[_Trouble]
 
 
 class _Reader:
@@ -139,13 +181,13 @@ class _Reader:
         self.disks = 0
         self._set_aside = set_aside
         self._emit = emit
-        self._behind: dict[str, _Chain] = {}
-        self._following: list[str] = []
+        self._behind: dict[_Step, _Link] = {}
+        self._told: set[_Trouble] = set()
 
     def read_folder(self, folder: str) -> None:
         try:
             with os.scandir(folder) as found:
-                items = [item for item in found if not item.is_dir()]
+                items = [item for item in found if not _is_folder(item)]
         except FileNotFoundError:
             return
         except OSError as error:
@@ -155,123 +197,178 @@ class _Reader:
             ours = is_disk_leftover(item.name) or is_info_litter(item.name)
             if ours:
                 self.leftovers.append(Path(item.path))
-            self._read_disk(item.path, optional=ours or item.name in _NEVER_DISKS)
+            no_disk = ours or _NEVER_DISK.fullmatch(item.name) is not None
+            self._read_disk(item, no_disk=no_disk)
 
-    def _read_disk(self, path: str, *, optional: bool) -> None:
-        found = self.chain_of_file(path, optional=optional)
-        if found is None:
+    def _read_disk(self, item: os.DirEntry[str], *, no_disk: bool) -> None:
+        """Take one file in. What is no guest's disk, or not yet, protects, but is never missed.
+
+        A disk that is a link stands on what it leads to.
+        """
+        path = item.path
+        link: _Link | None
+        if item.is_symlink():
+            link = _Link(below=(_Step(_target_of(path), no_disk),))
+        else:
+            link = self.read_file(path, raw=no_disk)
+        if link is None:
             return
-        self.disks += 1
-        for file in found[1].files:
+        self.disks += link.file is not None
+        chain = self.chain_of(link)
+        for file in dict.fromkeys(chain.files):
             self.files[file].append(path)
-        for entry in found[1].names:
-            self.names[entry].append(path)
+        for name in dict.fromkeys(chain.names):
+            self.names[name].append(path)
+        if not no_disk:
+            self.weigh(path, chain.troubles)
 
-    def chain_of_file(self, path: str, *, optional: bool = False) -> tuple[FileId, _Chain] | None:
-        """The file at ``path`` and what it stands on; None when it is no regular file.
+    def chain_of(self, link: _Link) -> _Chain:
+        """Everything below a file, each once, loops or not."""
+        chain = _Chain([], [], [*link.troubles])
+        waiting, met = [*link.below], {*link.below}
+        while waiting:
+            step = waiting.pop()
+            below = self._follow(step)
+            if below.file is not None:
+                chain.files.append(below.file)
+            if below.name is not None:
+                chain.names.append(below.name)
+            chain.troubles += below.troubles
+            fresh = [further for further in below.below if further not in met]
+            if len(met) + len(fresh) > _LONGEST_CHAIN:
+                chain.troubles.append(_Trouble(step.path, "its backing chain has no end", True))
+                break
+            waiting += fresh
+            met.update(fresh)
+        return chain
 
-        An ``optional`` one is no guest's disk, or not yet: if it cannot be read, nothing is
-        missing; what it does say still protects.
+    def _follow(self, step: _Step) -> _Link:
+        if step not in self._behind:
+            self._behind[step] = self._look_behind(step)
+        return self._behind[step]
+
+    def _look_behind(self, step: _Step) -> _Link:
+        try:
+            status = os.stat(step.path)
+        except OSError as error:
+            if error.errno not in _NOWHERE:
+                return _unread(step.path, error)
+            return _Link(name=entry_name_of(step.path))
+        # A device or a folder is something, too, but no more is to be read of it.
+        here = _Link(file=FileId(status.st_dev, status.st_ino))
+        found = self.read_file(step.path, raw=step.raw)
+        if found is None:
+            return here
+        return found if found.file is not None else replace(found, file=here.file)
+
+    def read_file(self, path: str, *, raw: bool = False) -> _Link | None:
+        """What the file at ``path`` says; None when it is no regular file, or gone.
+
+        Where it is known to be ``raw`` nobody takes its first bytes for a header: if they cannot
+        be read as one, nothing is missing; what they do say still protects.
         """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if not optional and _is_regular(path):
-                self._say_missing(path, f"cannot be read: {error.strerror}")
-            return None
+            if not _is_regular(path):
+                return None
+            return _NOTHING if raw else _unread(path, error)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 return None
+            file = FileId(status.st_dev, status.st_ino)
             header = headers.read_header(descriptor)
+            return self._link_of(file, path, header, raw=raw)
         except headers.DamagedHeader as error:
-            if not optional:
-                self._say_damaged(path, str(error))
-            return None
+            return _Link(file) if raw else _damaged(file, path, str(error))
         except OSError as error:
-            if not optional:
-                self._say_missing(path, f"cannot be read: {error.strerror}")
-            return None
+            return _NOTHING if raw else _unread(path, error)
         finally:
             os.close(descriptor)
-        return FileId(status.st_dev, status.st_ino), self._chain_of(path, header)
 
-    def _chain_of(self, path: str, header: headers.Header) -> _Chain:
+    def _link_of(self, file: FileId, path: str, header: headers.Header, *, raw: bool) -> _Link:
+        """What the header names; DamagedHeader when a name cannot be understood."""
         if header.asks_qemu:
-            return self._ask_qemu(path, header.format)
-        chain = _NOTHING
-        for name in (header.backing, header.data_file):
-            if name:
-                chain = _join(chain, self._chain_behind(name, path))
-        return chain
+            # What a guest wrote into its raw disk is not for qemu-img: it follows names anywhere.
+            no_overlay = raw or _born_raw(path)
+            return _Link(file) if no_overlay else self._ask_qemu(file, path, header.format)
+        below: list[_Step] = []
+        if header.backing:
+            below += _steps((header.backing,), path, raw=header.backing_format == "raw")
+        if header.data_file:
+            below += _steps((header.data_file,), path, raw=True)
+        return _Link(file, below=tuple(below))
 
-    def _chain_behind(self, backing: str, path: str) -> _Chain:
-        """What a backing name written in ``path`` leads to, itself first, then all below it."""
-        try:
-            target = headers.local_backing(backing, os.path.dirname(path))
-        except headers.DamagedHeader as error:
-            self._say_damaged(path, str(error))
-            return _NOTHING
-        if target is None:
-            return _NOTHING
-        if target not in self._behind:
-            self._behind[target] = _NOTHING
-            self._following.append(target)
-            self._behind[target] = self._follow(target, path)
-            self._following.pop()
-        return self._behind[target]
-
-    def _follow(self, target: str, path: str) -> _Chain:
-        try:
-            status = os.stat(target)
-        except (FileNotFoundError, NotADirectoryError):
-            name = entry_name_of(target)
-            return _Chain(names=(name,)) if name else _NOTHING
-        except OSError as error:
-            self._say_missing(path, f"its backing file {target}: {error.strerror}")
-            return _NOTHING
-        here = _Chain(files=(FileId(status.st_dev, status.st_ino),))
-        if len(self._following) >= _LONGEST_CHAIN:
-            self._say_missing(path, "its backing chain has no end")
-            return here
-        below = self.chain_of_file(target)
-        return here if below is None else _join(here, below[1])
-
-    def _ask_qemu(self, path: str, image_format: str) -> _Chain:
+    def _ask_qemu(self, file: FileId, path: str, image_format: str) -> _Link:
         """An overlay format not parsed here: qemu-img follows it, being told the format."""
         try:
             names = qemu_img.chain(Path(path), image_format)
         except errors.BasecacheError as error:
-            self._say_damaged(path, error.message)
-            return _NOTHING
-        chain = _NOTHING
-        for name in names[1:]:
-            chain = _join(chain, self._chain_behind(name, path))
-        return chain
+            return _damaged(file, path, error.message)
+        return _Link(file, below=_steps(names[1:], path, raw=False))
 
-    def _say_damaged(self, path: str, why: str) -> None:
-        if _born_raw(path):
-            self._emit(events.Trouble(f"disk {path}", f"raw by its record, though: {why}"))
-            return
-        self._say_missing(path, why)
-
-    def _say_missing(self, path: str, why: str) -> None:
-        if path in self._set_aside:
-            self._emit(events.Trouble(f"disk {path}", f"set aside by the operator, though: {why}"))
-            return
-        if os.path.lexists(path):
-            self.missing.append(f"disk {path} {why}")
+    def weigh(self, disk: str, troubles: Iterable[_Trouble]) -> None:
+        """What could not be told is missing evidence, unless the operator or the disk's own
+        record of its birth says that there is nothing to be told. Each trouble is told once."""
+        for trouble in troubles:
+            below = "" if trouble.path == disk else f"stands on {trouble.path}: "
+            why = f"{below}{trouble.why}"
+            if {disk, trouble.path} & self._set_aside:
+                why = f"set aside by the operator, though: {why}"
+                self._emit(events.Trouble(f"disk {disk}", why))
+            elif _is_born_junk(disk, trouble):
+                self._emit(events.Trouble(f"disk {disk}", f"raw by its record, though: {why}"))
+            elif trouble not in self._told and not _is_gone(disk):
+                self._told.add(trouble)
+                self.missing.append(f"disk {disk} {why}")
 
 
-def _join(one: _Chain, other: _Chain) -> _Chain:
-    if other is _NOTHING:
-        return one
-    return _Chain(
-        tuple(dict.fromkeys((*one.files, *other.files))),
-        tuple(dict.fromkeys((*one.names, *other.names))),
-    )
+# A name that leads nowhere on this machine, or that is longer than any may be.
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def _steps(names: Iterable[str], path: str, *, raw: bool) -> tuple[_Step, ...]:
+    """Where backing names written in the file ``path`` lead; those to other machines do not."""
+    found = (headers.local_backing(name, os.path.dirname(path)) for name in names)
+    return tuple(_Step(target, raw) for target in found if target is not None)
+
+
+def _target_of(link: str) -> str:
+    try:
+        return os.path.join(os.path.dirname(link), str(Path(link).readlink()))
+    except OSError:
+        return link
+
+
+def _unread(path: str, error: OSError) -> _Link:
+    return _Link(troubles=(_Trouble(path, f"cannot be read: {error.strerror}"),))
+
+
+def _damaged(file: FileId, path: str, why: str) -> _Link:
+    return _Link(file, troubles=(_Trouble(path, why, damaged=True),))
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or leads to one; a link that leads to itself does not."""
+    try:
+        return item.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_regular(path: str) -> bool:
@@ -281,6 +378,13 @@ def _is_regular(path: str) -> bool:
         return False
     except OSError as error:
         return error.errno != errno.ELOOP
+
+
+def _is_born_junk(disk: str, trouble: _Trouble) -> bool:
+    """Whether the trouble is in what a guest wrote into a raw disk, or behind it."""
+    if trouble.path == disk and not trouble.damaged:
+        return False
+    return _born_raw(disk) or (trouble.damaged and _born_raw(trouble.path))
 
 
 def _born_raw(path: str) -> bool:

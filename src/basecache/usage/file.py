@@ -75,7 +75,8 @@ def _parse_instance(item: object, number: int) -> Instance:
     if identity is None:
         raise errors.UsageError(f"instance number {number} has neither uuid nor name")
     texts["uuid"] = identity
-    bdms = item.get("bdms") or ()
+    bdms = item.get("bdms")
+    bdms = () if bdms is None or bdms == "" else bdms
     if isinstance(bdms, str | Mapping) or not isinstance(bdms, Iterable):
         raise errors.UsageError(f"instance {identity}: bdms is not a list")
     return Instance(**texts, bdms=tuple(_parse_bdm(bdm, identity) for bdm in bdms))
@@ -109,4 +110,6 @@ def _parse_bdm(bdm: object, instance: str) -> BlockDeviceMapping:
     size, guest_format = bdm.get("size"), bdm.get("guest_format")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise errors.UsageError(f"instance {instance}: the size {size!r} of a disk is no count")
+    if guest_format is not None and not isinstance(guest_format, str):
+        raise errors.UsageError(f"instance {instance}: guest_format {guest_format!r} is no text")
     return BlockDeviceMapping(str(bdm["kind"]), size, guest_format or None)
