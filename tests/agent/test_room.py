@@ -71,7 +71,9 @@ class TestAdmission:
         image = place.add_qcow2(8 * MiB)
         with pytest.raises(errors.NoSpace) as caught:
             limited(place, "7M").ensure(image)
-        assert caught.value.needed_bytes == 8 * MiB + place.source_file(image).stat().st_size
+        # What is fetched by then takes its room already; the conversion is still to come.
+        assert 8 * MiB - 64 * KiB < caught.value.needed_bytes <= 8 * MiB
+        assert caught.value.free_bytes < 7 * MiB
         assert limited(place, "7M").ensure(place.add_raw()).path is not None
         kept = place.host(basecache={"max_size": "7M"}, force_raw_images=False)
         assert kept.ensure(image).path is not None

@@ -70,7 +70,8 @@ def _names(image: str) -> tuple[str, ...]:
     return (name, f"{name}_sm", f"{name}_10", f"{name}_5368709120", f"{name}.part", image)
 
 
-NAMES = tuple(name for image in IMAGES for name in _names(image)) + (
+NAMES = (
+    *(name for image in IMAGES for name in _names(image)),
     "swap_1",
     "swap_2",
     "ephemeral_1_abc1234",
@@ -78,7 +79,7 @@ NAMES = tuple(name for image in IMAGES for name in _names(image)) + (
     "notes.txt",
     ".notes.20240101",
 )
-TEMPLATED = tuple(original_name(image) for image in IMAGES) + (f"{original_name('one')}_10",)
+TEMPLATED = (*(original_name(image) for image in IMAGES), f"{original_name('one')}_10")
 
 
 @st.composite

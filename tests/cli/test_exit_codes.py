@@ -92,9 +92,9 @@ def test_an_unknown_command_names_the_known(run: Command) -> None:
     assert "image list" in run("bogus").err
 
 
-def test_3_no_source(run: Command) -> None:
+def test_2_no_source(run: Command) -> None:
     ran = run("image", "list", source={"driver": "none"})
-    assert ran.code == 3
+    assert ran.code == 2
     assert "[source] driver" in ran.err
 
 

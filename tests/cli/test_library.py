@@ -56,7 +56,7 @@ def test_a_source_is_optional(tmp_path: Path) -> None:
     host = basecache.open_host(instances_path=str(tmp_path / "vms"))
     assert (tmp_path / "vms" / "_base").is_dir()
     assert host.entries() == []
-    with pytest.raises(errors.NotFound):
+    with pytest.raises(errors.ConfigError):
         host.images()
     with pytest.raises(errors.NotFound):
         host.ensure("3f1c")

@@ -96,7 +96,7 @@ def test_cache_show(place: Place, run: Command, image: str, by: str) -> None:
     assert set(shown) == {
         *("name", "path", "kind", "image_id", "image_name", "format", "size_bytes"),
         *("allocated_bytes", "virtual_size_bytes", "age_seconds", "source", "source_digest"),
-        *("digest_at_rest", "verified_at", "checks", "pinned", "pinned_until"),
+        *("digest_at_rest", "verified_at", "corrupt_since", "checks", "pinned", "pinned_until"),
     }
     assert shown["path"] == str(place.entry(image))
     assert shown["checks"] == "digest inspected-1 length"
@@ -260,7 +260,7 @@ def test_disks(place: Place, run: Command, image: str) -> None:
         assert run(*made, "--backend", "raw").code == 0
     target = place.root / "out.qcow2"
     extracted = run("disk", "extract", *where, "--format", "qcow2", target)
-    assert (extracted.code, extracted.out) == (0, f"{target} is written\n")
+    assert (extracted.code, extracted.out) == (0, f"{target} is written as qcow2\n")
     assert target.exists()
     assert run("disk", "delete", *where, "--name", "disk.swap").code == 0
     assert run("disk", "delete", *where, "--name", "disk.swap").code == 3

@@ -187,6 +187,7 @@ def verified(tree: Tree) -> None:
 
 def put_essex_file(tree: Tree) -> None:
     """An entry that an early Nova left, with its checksum in a file."""
+    tree.recorded = False
     tree.place.base.mkdir(exist_ok=True)
     shutil.copy(tree.images.contents["raw"], tree.entry("raw"))
     found = hashlib.sha1(tree.entry("raw").read_bytes()).hexdigest()
@@ -264,6 +265,7 @@ def stand_on_resized(tree: Tree) -> None:
     (disk.parent / "disk.info").write_text(json.dumps({str(disk): "qcow2"}))
     resized.unlink()
     tree.damaged |= {resized.name}
+    tree.recorded = False
     give_owner(tree)
 
 
@@ -294,7 +296,13 @@ _ALL = (
         overrides=(("basecache", {"max_size": "1100K", "usage": "folder"}),),
     ),
     Story("adopt", verify, verified, put_essex_file, has("raw")),
-    Story("disk_with_everything", make_disk("raw-1"), has_disk("raw-1", "qcow2")),
+    Story(
+        "disk_with_template",
+        make_disk("raw-1"),
+        has_disk("raw-1", "qcow2"),
+        ensure("raw"),
+        has("raw"),
+    ),
     Story(
         "disk_on_a_hit",
         make_disk("raw-1"),

@@ -34,7 +34,7 @@ _SYNCING = ("fsync", "fdatasync")
         ("disk_flat", {"disk", "disk.info"}),
         ("disk_blank", {"disk", "disk.info"}),
         ("disk_swap", {"swap_1", "swap_1.info", "disk", "disk.info"}),
-        ("disk_with_everything", {"raw", "raw.info", "raw_2097152_raw", "disk", "disk.info"}),
+        ("disk_with_template", {"raw_2097152_raw", "disk", "disk.info"}),
         ("disk_given_its_base", {"raw_2097152"}),
         ("heal_beside", {"raw"}),
         ("pin", {"raw"}),

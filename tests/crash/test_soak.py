@@ -110,6 +110,7 @@ def test_no_crowd_and_no_death_harms_what_is_visible(images: Images, tmp_path: P
 def test_nor_does_nova_beside_it(images: Images, tmp_path: Path) -> None:
     """Both remove at once what nothing uses; what unlinked locks let through, the mtime stops."""
     tree = Tree.make(tmp_path / "tree", images, owned=False, image_cache=min_age(0))
+    tree.recorded = False
     notes = tmp_path / "notes"
     crowd: list[MakeStory] = [lambda seed, n=n: Worker(tree, n, seed, notes) for n in range(3)]
     crowd.append(lambda seed: Nova(tree, 3, seed, notes))

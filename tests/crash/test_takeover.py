@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from basecache.model import Verdict
 from tests.crash.stories import STORIES, Telling
 from tests.crash.test_stop_points import prepare
 from tests.crash.tree import Images, Tree, check, check_clean, visible_disks
@@ -16,13 +17,18 @@ from tests.support import crash
 from tests.support.needs import need_tool
 from tests.support.place import sha256
 
-# qemu-img, or another, but started as late as a busy machine may start it.
+# A program, but started as late as a busy machine may start it, or as slow to end.
 _LATE = """#!/bin/sh
-if [ "$1" != info ]; then
-    touch "$0.begun"
-    until [ -e "$0.open" ]; do sleep 0.01; done
-fi
-exec {real} "$@"
+[ "$1" = info ] && exec {real} "$@"
+touch "$0.begun"
+until [ -e "$0.open" ]; do sleep 0.01; done
+{real} "$@"
+touch "$0.ended"
+"""
+_SLOW = """#!/bin/sh
+{real} "$@" || exit
+touch "$0.begun"
+until [ -e "$0.open" ]; do sleep 0.01; done
 """
 
 
@@ -39,14 +45,34 @@ class Ensure:
 
 
 @dataclass(frozen=True)
-class Late:
-    """A story whose programs are found in a folder first."""
+class Gate:
+    """A program that waits for ``open``, and says how far it is."""
 
+    path: Path
+
+    @classmethod
+    def make(cls, path: Path, script: str) -> Gate:
+        path.parent.mkdir()
+        path.write_text(script.format(real=need_tool(path.name, "scripts/need-packages run")))
+        path.chmod(0o755)
+        return cls(path)
+
+    def wait_until(self, state: str) -> None:
+        crash.wait_until(Path(f"{self.path}.{state}").exists, f"{self.path} to have {state}")
+
+    def open(self) -> None:
+        Path(f"{self.path}.open").touch()
+
+
+@dataclass(frozen=True)
+class Through:
+    """A telling that finds the program of a gate before any other."""
+
+    gate: Gate
     telling: Telling
-    folder: Path
 
     def __call__(self) -> None:
-        os.environ["PATH"] = f"{self.folder}:{os.environ['PATH']}"
+        os.environ["PATH"] = f"{self.gate.path.parent}:{os.environ['PATH']}"
         self.telling()
 
 
@@ -80,7 +106,7 @@ def test_one_who_waits_takes_over_from_one_who_dies(images: Images, tmp_path: Pa
     ("name", "tool"),
     [
         ("ensure_converted", "qemu-img"),
-        ("disk_with_everything", "qemu-img"),
+        ("disk_with_template", "qemu-img"),
         ("disk_flat_converted", "qemu-img"),
         ("disk_blank", "qemu-img"),
         ("disk_swap", "mkswap"),
@@ -90,29 +116,78 @@ def test_a_program_that_starts_after_its_caller_died_does_no_harm(
     name: str, tool: str, images: Images, tmp_path: Path
 ) -> None:
     """Its caller is dead, the story was told again and guests run, when it begins to write."""
-    late = tmp_path / "bin" / tool
-    late.parent.mkdir()
-    late.write_text(_LATE.format(real=need_tool(tool, "scripts/need-packages run")))
-    late.chmod(0o755)
-    story = STORIES[name]
+    story, late = STORIES[name], Gate.make(tmp_path / "late" / tool, _LATE)
     tree = prepare(story, tmp_path / "tree", images)
     try:
-        with crash.started(Late(Telling(name, tree), late.parent)) as process:
-            begun = late.with_name(f"{tool}.begun")
-            crash.wait_until(begun.exists, f"{tool} to be started")
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+        die_waiting_for(late, Telling(name, tree))
         check(tree)
         story.act(tree)
         story.expect(tree)
         before = {path: sha256(path) for path in visible_disks(tree)}
     finally:
-        late.with_name(f"{tool}.open").touch()
-    crash.wait_for_helpers(tree.folder)
+        late.open()
+    late.wait_until("ended")
     assert {path: sha256(path) for path in visible_disks(tree)} == before
     check(tree)
     check_clean(tree)
+
+
+@pytest.mark.parametrize("name", ["disk_flat_converted", "disk_blank"])
+def test_nor_does_it_write_where_its_successor_writes(
+    name: str, images: Images, tmp_path: Path
+) -> None:
+    """Else it would go on writing into a disk that has its name and a guest by then."""
+    tree = prepare(STORIES[name], tmp_path / "tree", images)
+    late = Gate.make(tmp_path / "late" / "qemu-img", _LATE)
+    slow = Gate.make(tmp_path / "slow" / "qemu-img", _SLOW)
+    try:
+        die_waiting_for(late, Telling(name, tree))
+        with crash.started(Through(slow, Telling(name, tree))) as process:
+            slow.wait_until("begun")
+            made = {path: path.stat().st_mtime_ns for path in tree.folder.glob("*-*/.*")}
+            late.open()
+            late.wait_until("ended")
+            assert made
+            assert {path: path.stat().st_mtime_ns for path in made} == made
+            slow.open()
+            process.join()
+    finally:
+        late.open()
+    assert process.exitcode == 0
+    STORIES[name].expect(tree)
+    check(tree)
+    check_clean(tree)
+
+
+def die_waiting_for(gate: Gate, telling: Telling) -> None:
+    """The teller is killed, and only he, when he has started the program of the gate."""
+    with crash.started(Through(gate, telling)) as process:
+        gate.wait_until("begun")
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+
+
+def test_a_digest_never_ends_up_in_the_record_of_another_file(
+    images: Images, tmp_path: Path
+) -> None:
+    """A verification reads on while its file is removed and made anew; no two swaps are equal."""
+    whole, tree = (prepare(STORIES["disk_swap"], tmp_path / n, images) for n in ("whole", "tree"))
+    for each in (whole, tree):
+        STORIES["disk_swap"].act(each)
+    calls = crash.trace(Telling("verify", whole), tmp_path / "trace")
+    opened = next(c for c in calls if c.name == "openat" and '_base/swap_1", ' in c.rest)
+    stopping = crash.signalled(opened, "STOP")
+    with crash.started(Telling("verify", tree), stopping, tmp_path / "stopped") as process:
+        crash.wait_until_stopped(tmp_path / "stopped")
+        tree.host().remove("swap_1")
+        tree.host().delete_disk("swap-1", "disk")
+        STORIES["disk_swap"].act(tree)
+        os.kill(process.pid or 0, signal.SIGCONT)
+        process.join()
+    assert process.exitcode == 0
+    verdicts = {v.verdict for _ in range(2) for v in tree.host().verify(force=True)}
+    assert verdicts == {Verdict.BASELINE, Verdict.OK}
 
 
 @pytest.mark.parametrize("file", [".info.", ".plan.", ".part", "nova-"])

@@ -62,12 +62,16 @@ class Images:
 
 @dataclass
 class Tree:
-    """One instances folder. ``overrides`` are options; ``damaged`` entries may hold anything."""
+    """One instances folder. ``overrides`` are options; ``damaged`` entries may hold anything.
+
+    With ``recorded`` no entry is but ours, so that each has its record.
+    """
 
     place: Place
     images: Images
     overrides: dict[str, Any] = field(default_factory=dict)
     damaged: frozenset[str] = frozenset()
+    recorded: bool = True
     checked: dict[Path, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -116,6 +120,8 @@ def check(tree: Tree) -> None:
             assert isinstance(json.loads(path.read_bytes()), dict), path
         else:
             check_entry(tree, path)
+            if tree.recorded and path.suffix not in _NO_ENTRIES:
+                assert path.with_name(f"{path.name}.info").exists(), f"{path} lost its record"
     for path in visible_disks(tree):
         check_disk(tree, path)
     for pin in tree.place.base.glob(".pins/[!.]*"):
@@ -199,9 +205,14 @@ def check_clean(tree: Tree) -> None:
 
 
 def check_owners(tree: Tree) -> None:
-    """Everything belongs to whom the instances folder belongs to."""
+    """Everything belongs to whom the instances folder belongs to.
+
+    But for an instance's folder whose maker died: it is given away when something goes into it.
+    """
     owner = tree.folder.stat()
     for path in tree.folder.rglob("*"):
+        if path.match("*-*/") and path.is_dir() and not os.listdir(path):
+            continue
         status = path.lstat()
         assert (status.st_uid, status.st_gid) == (owner.st_uid, owner.st_gid), path
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from basecache.cache.layout import Layout
 from basecache.cache.store import Store
+from basecache.images import qemu_img
 from basecache.usage.chains import read_chains, read_parents
 from tests.support.hostile import MiB, make_disk, run_qemu_img
-from tests.support.needs import need_root
+from tests.support.needs import need_root, need_tool
 from tests.usage.disks import NAME, OTHER, Stand, id_of, users
 
 
@@ -275,15 +279,15 @@ def test_a_disk_that_is_a_link_to_where_the_cache_is_not_counts_by_name(stand: S
     assert stand.read().names == {NAME: (str(link),)}
 
 
-def test_only_what_lies_in_instance_folders_is_a_disk(stand: Stand) -> None:
+def test_what_lies_in_the_caches_own_folders_is_no_disk(stand: Stand) -> None:
     base = stand.base()
-    for folder in (stand.layout.templates, stand.layout.locks, stand.folder() / "deeper"):
+    for folder in (stand.layout.templates, stand.layout.locks):
         folder.mkdir(exist_ok=True)
         backing = ("-b", base, "-F", "raw")
         run_qemu_img("create", "-q", "-f", "qcow2", *backing, folder / "disk", str(MiB))
     chains = stand.read()
     assert (chains.files, chains.disks) == ({}, 0)
-    assert set(chains.folders) == {str(stand.folder())}
+    assert chains.folders == {}
 
 
 def test_where_there_is_no_instances_folder_there_is_no_disk(tmp_path: Path) -> None:
@@ -312,20 +316,21 @@ def test_loops_end_and_everything_in_them_counts(stand: Stand) -> None:
 
 
 def test_a_long_chain_is_followed_to_its_end(stand: Stand) -> None:
-    below, depth = stand.base(), 190
-    for number in range(depth):
-        below = stand.overlay(below, f"{number:03}", instance=f"vm{number}", backing_format="qcow2")
+    lowest = stand.overlay(stand.base(), "000", instance="vm")
+    above = stand.overlay(lowest, "001", backing_format="qcow2").read_bytes()
+    for number in range(2, 190):
+        below = str(stand.folder() / f"{number - 1:03}").encode()
+        (stand.folder() / f"{number:03}").write_bytes(_with_backing(above, below))
     chains = stand.read()
     assert chains.missing == ()
-    assert len(users(chains, stand.base())) == depth
+    assert len(users(chains, stand.base())) == 190
+    assert users(chains, stand.folder() / "188") == [stand.folder() / "189"]
 
 
 def test_a_chain_without_end_is_missing_evidence(stand: Stand) -> None:
-    below = stand.base()
     hidden = stand.layout.instances_path.parent / "hidden"
     hidden.mkdir()
-    first = stand.overlay(below)
-    content = first.read_bytes()
+    content = stand.overlay(stand.base()).read_bytes()
     for number in range(250):
         path = hidden / f"{number:03}"
         next_name = str(hidden / f"{number + 1:03}").encode()
@@ -348,20 +353,89 @@ def test_only_changed_folders_are_read_again(stand: Stand) -> None:
     for number in range(3):
         stand.overlay(stand.base(), instance=f"vm{number}")
         os.utime(stand.folder(f"vm{number}"), (1, 1))
-    known = stand.read().folders
-    assert stand.read(known=known).disks == 0
+    known = replace(before := stand.read(), begun_ns=before.begun_ns + 10**10)
+    assert stand.read(since=known).disks == 0
     changed = stand.overlay(stand.base(), "disk.two", instance="vm1")
     fresh = stand.overlay(stand.base(), instance="vm9")
-    again = stand.read(known=known)
+    again = stand.read(since=known)
     assert again.disks == 3
     assert {changed, fresh} < set(users(again, stand.base()))
+
+
+def test_a_disk_rewritten_in_place_is_read_again(stand: Stand) -> None:
+    """A rebase moves no folder's time; the file's own tells."""
+    rebased = stand.overlay(stand.base(), instance="vm1")
+    stand.overlay(stand.base(), instance="vm2")
+    for name in ("vm1", "vm2"):
+        os.utime(stand.folder(name), (1, 1))
+    before = stand.read()
+    time.sleep(0.05)
+    begun_ns = time.time_ns() + 2 * 10**9
+    other = stand.base(OTHER)
+    run_qemu_img("rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", str(other), str(rebased))
+    again = stand.read(since=replace(before, begun_ns=begun_ns))
+    assert again.disks == 1
+    assert users(again, other) == [rebased]
+
+
+def test_disks_beside_and_below_instance_folders(stand: Stand) -> None:
+    """Plain libvirt keeps disks directly in the folder; snapshots may lie in folders below."""
+    beside = stand.layout.instances_path / "vm1.qcow2"
+    below = stand.folder("vm2") / "snapshots" / "older"
+    below.mkdir(parents=True)
+    for path in (beside, below / "s.qcow2"):
+        qemu_img.create_overlay(path, 4 * MiB, stand.base(), "raw")
+    assert set(users(stand.read(), stand.base())) == {beside, below / "s.qcow2"}
+
+
+def test_a_device_named_by_a_guest_is_not_opened(stand: Stand, tmp_path: Path) -> None:
+    """Opening a watchdog or a tape acts. A fifo stands in for one: a reader would be noticed."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    disk = stand.overlay(stand.base())
+    disk.write_bytes(_with_backing(disk.read_bytes(), str(fifo).encode()))
+    trace = subprocess.run(
+        [
+            *(need_tool("strace", "apt-get install strace"), "-f", "-e", "trace=open,openat"),
+            *(sys.executable, "-c", READ, str(stand.layout.instances_path)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert str(disk) in trace
+    assert str(fifo) not in trace
+
+
+READ = """
+import sys
+from pathlib import Path
+from basecache.cache.layout import Layout
+from basecache.usage.chains import read_chains
+read_chains(Layout(Path(sys.argv[1])))
+"""
+
+
+def test_the_cache_through_another_mount_counts_by_name(stand: Stand) -> None:
+    need_root("to mount an overlay")
+    elsewhere, work = (stand.layout.instances_path.parent / n for n in ("other", "work"))
+    upper = stand.layout.instances_path.parent / "upper"
+    for folder in (elsewhere, work, upper):
+        folder.mkdir()
+    base = stand.base()
+    options = f"lowerdir={stand.layout.base},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "o", "-o", options, elsewhere], check=True)
+    try:
+        disk = stand.overlay(elsewhere / base.name)
+        assert stand.read().names == {base.name: (str(disk),)}
+    finally:
+        subprocess.run(["umount", elsewhere], check=True)
 
 
 def test_a_folder_that_changed_just_now_is_read_again_whatever_its_time(stand: Stand) -> None:
     """Times of folders move in ticks: two changes within one look like one."""
     stand.overlay(stand.base())
-    known = stand.read().folders
-    assert stand.read(known=known).disks == 1
+    assert stand.read(since=stand.read()).disks == 1
 
 
 def test_names_that_are_no_utf8_are_followed(stand: Stand) -> None:

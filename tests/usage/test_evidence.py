@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from basecache.cache.layout import Layout
+from basecache.cache.store import Store
 from basecache.usage.chains import read_parents
 from tests.support.hostile import MiB, make_disk
 from tests.support.lockers import OTHER_USER, RunScript
@@ -30,17 +35,21 @@ os.setgroups([])
 os.setgid(user.pw_gid)
 os.setuid(user.pw_uid)
 found = read_chains(Layout(Path(sys.argv[1])))
-print(json.dumps({"missing": found.missing, "disks": found.disks, "users": list(found.files.values())}))
+users = list(found.files.values())
+print(json.dumps({"missing": found.missing, "disks": found.disks, "users": users}))
 """
 
 
+ReadAsOther = Callable[[], dict[str, Any]]
+
+
 @pytest.fixture
-def read_as_other(open_stand: Stand, run_script: RunScript):  # type: ignore[no-untyped-def]
+def read_as_other(open_stand: Stand, run_script: RunScript) -> ReadAsOther:
     need_root("to read as another user")
 
-    def read() -> dict[str, list[str]]:
+    def read() -> dict[str, Any]:
         process = run_script(READ_AS, open_stand.layout.instances_path, OTHER_USER)
-        found: dict[str, list[str]] = json.loads(process.communicate()[0])
+        found: dict[str, Any] = json.loads(process.communicate()[0])
         return found
 
     return read
@@ -49,15 +58,14 @@ def read_as_other(open_stand: Stand, run_script: RunScript):  # type: ignore[no-
 @pytest.fixture
 def open_stand(open_folder: Path) -> Stand:
     """A stand that another user may look into."""
-    from basecache.cache.layout import Layout
-    from basecache.cache.store import Store
-
     layout = Layout(open_folder)
     Store(layout).prepare()
     return Stand(layout)
 
 
-def test_a_disk_that_may_not_be_read_is_missing_evidence(open_stand, read_as_other) -> None:  # type: ignore[no-untyped-def]
+def test_a_disk_that_may_not_be_read_is_missing_evidence(
+    open_stand: Stand, read_as_other: ReadAsOther
+) -> None:
     disk = open_stand.overlay(open_stand.base())
     assert read_as_other()["missing"] == []
     disk.chmod(0)
@@ -66,7 +74,9 @@ def test_a_disk_that_may_not_be_read_is_missing_evidence(open_stand, read_as_oth
     assert "Permission denied" in missing
 
 
-def test_a_folder_that_may_not_be_read_is_missing_evidence(open_stand, read_as_other) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_that_may_not_be_read_is_missing_evidence(
+    open_stand: Stand, read_as_other: ReadAsOther
+) -> None:
     open_stand.overlay(open_stand.base())
     for mode in (0o000, 0o311):
         open_stand.folder().chmod(mode)
@@ -76,7 +86,9 @@ def test_a_folder_that_may_not_be_read_is_missing_evidence(open_stand, read_as_o
     assert read_as_other()["missing"] != []
 
 
-def test_what_root_alone_may_read_and_is_no_disk_is_not_missed(open_stand, read_as_other) -> None:  # type: ignore[no-untyped-def]
+def test_what_root_alone_may_read_and_is_no_disk_is_not_missed(
+    open_stand: Stand, read_as_other: ReadAsOther
+) -> None:
     for name in ("console.log", "console.log.0", "libvirt.xml"):
         path = open_stand.folder() / name
         path.write_bytes(b"text")
@@ -86,8 +98,8 @@ def test_what_root_alone_may_read_and_is_no_disk_is_not_missed(open_stand, read_
     assert len(read_as_other()["missing"]) == 1
 
 
-def test_a_backing_file_that_may_not_be_looked_at_is_missed_for_every_disk(  # type: ignore[no-untyped-def]
-    open_stand, read_as_other
+def test_a_backing_file_that_may_not_be_looked_at_is_missed_for_every_disk(
+    open_stand: Stand, read_as_other: ReadAsOther
 ) -> None:
     hidden = open_stand.layout.instances_path / "locks" / "hidden"
     hidden.mkdir(mode=0o700)
@@ -104,7 +116,7 @@ def test_a_backing_file_that_may_not_be_looked_at_is_missed_for_every_disk(  # t
     assert read_as_other() == {"missing": [], "disks": 1, "users": [[str(disk)]]}
 
 
-def test_a_raw_backing_file_need_not_be_read(open_stand, read_as_other) -> None:  # type: ignore[no-untyped-def]
+def test_a_raw_backing_file_need_not_be_read(open_stand: Stand, read_as_other: ReadAsOther) -> None:
     """The overlay says that it is raw, so nobody looks for a header in it."""
     disk = open_stand.overlay(open_stand.base())
     open_stand.base().chmod(0o600)
@@ -174,8 +186,8 @@ def write_header(backing: bytes, *, version: int = 2) -> bytes:
         b"x" * 400,
         b"json:{",
         b'json:{"driver":"file"}',
-        b"../bad",
-        b"../bad/deeper",
+        b"../../bad",
+        b"../../bad/deeper",
         b"/proc/self/mem",
         b"/dev/zero",
         b"disk",
@@ -186,7 +198,7 @@ def test_no_header_a_guest_can_write_into_its_raw_disk_blocks_a_sweep(
     stand: Stand, backing: bytes
 ) -> None:
     (stand.folder() / "loop").symlink_to("loop")
-    (stand.layout.instances_path / "bad").write_bytes(JUNK_HEADER)
+    (stand.layout.instances_path.parent / "bad").write_bytes(JUNK_HEADER)
     stand.raw(write_header(backing), born="raw")
     assert stand.read().missing == ()
 
@@ -254,8 +266,7 @@ def test_a_disk_set_aside_is_told_and_still_read_where_it_can_be(stand: Stand) -
     assert str(bad) in trouble
 
 
-@pytest.mark.parametrize("name", ["fifo", "loop", "dangling", "socketless"])
-def test_what_is_no_file_is_no_disk(stand: Stand, name: str) -> None:
+def test_what_is_no_file_is_no_disk(stand: Stand) -> None:
     folder = stand.folder()
     os.mkfifo(folder / "fifo")
     (folder / "loop").symlink_to("loop")
@@ -263,7 +274,6 @@ def test_what_is_no_file_is_no_disk(stand: Stand, name: str) -> None:
     (folder / "device").symlink_to("/dev/null")
     (stand.layout.instances_path / "loop").symlink_to("loop")
     (stand.layout.instances_path / "dangling").symlink_to("nowhere")
-    (stand.layout.instances_path / "file").write_bytes(JUNK_HEADER)
     stand.overlay(stand.base())
     chains = stand.read()
     assert chains.missing == ()
@@ -272,8 +282,6 @@ def test_what_is_no_file_is_no_disk(stand: Stand, name: str) -> None:
 
 def test_disks_that_vanish_while_looking_are_no_trouble(stand: Stand) -> None:
     """Somebody makes and deletes disks, good and bad, all the time."""
-    import threading
-
     stand.overlay(stand.base(), "stays")
     over = threading.Event()
 
@@ -291,9 +299,8 @@ def test_disks_that_vanish_while_looking_are_no_trouble(stand: Stand) -> None:
     try:
         for _ in range(100):
             chains = stand.read()
-            assert [why for why in chains.missing if "stays" in why] == []
             assert chains.missing == ()
-            assert Path(stand.folder() / "stays") in users(chains, stand.base())
+            assert stand.folder() / "stays" in users(chains, stand.base())
     finally:
         over.set()
         churning.join()

@@ -15,31 +15,47 @@ or taken by the next sweep.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from basecache import disks, errors, events
-from basecache.agent.ensure import ensure, entry_name, identify, refresh
-from basecache.agent.entry import CHECKS, read_base
+from basecache.agent.ensure import (
+    ensure,
+    entry_name,
+    identify,
+    refresh,
+    require_stated,
+    stated_digest,
+)
+from basecache.agent.entry import CHECKS, read_base, valid_record
 from basecache.agent.parts import Parts
 from basecache.agent.presence import note_presence
 from basecache.cache import layout as layout_
 from basecache.cache import locks
 from basecache.disks import Base, DiskBackend, DiskRequest, files, generated, info, legacy
-from basecache.model import Disk, GiB, ImageRole, MiB
+from basecache.model import Digest, Disk, GiB, ImageRole, MiB
 
 _TRIES = 3
+_BASE_XATTR = "user.basecache.base"
+# Short enough for the inode: a longer value would cost ext4 a block, and each disk 4 KiB.
+_MARK_LENGTH = 40
 
 
 @dataclass(frozen=True, slots=True)
 class FromImage:
-    """Content of an image; a kernel or ramdisk is copied as it is and never grown."""
+    """Content of an image; a kernel or ramdisk is copied as it is and never grown.
+
+    ``digest``, where given, is the one the image must have at its source.
+    """
 
     image_id: str
     role: ImageRole = ImageRole.DISK
     fallback_from_host: str | None = None
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +138,17 @@ def info_lock(parts: Parts, instance: str) -> Path:
 
 
 def _find(parts: Parts, order: DiskOrder, backend: DiskBackend, path: Path) -> Disk | None:
-    """The disk that is there; FormatChange when it was born with another format."""
+    """The disk that is there; FormatChange when it was born with another format.
+
+    Of one whose birth nobody recorded the content must tell.
+    """
     recorded = info.recorded_format(path.parent, path)
     if recorded not in (None, backend.format) and files.regular(path) is not None:
         raise errors.FormatChange(path, str(recorded), backend.format)
+    if recorded is None and files.regular(path) is not None:
+        found = files.read_header(path).format
+        if "qcow2" in (found, backend.format) and found != backend.format:
+            raise errors.FormatChange(path, found, backend.format)
     disk = backend.find(order.instance, order.name, path)
     if disk is not None and recorded is None:
         info.record_format(path.parent, path, backend.format, info_lock(parts, order.instance))
@@ -139,8 +162,28 @@ def _make(parts: Parts, order: DiskOrder, backend: DiskBackend, path: Path) -> D
         return _create(parts, backend, _request(parts, order, path, None))
     with held_base(parts, order.content) as base:
         disk = _create(parts, backend, _request(parts, order, path, base))
+        if disk.backing is not None:
+            _mark_base(parts, disk, base)
         refresh(parts, base.entry.path, must_refresh=False)
         return disk
+
+
+def _mark_base(parts: Parts, disk: Disk, base: Base) -> None:
+    """Note on the disk which bytes it stands on, where the file system can.
+
+    Should its base ever be lost, it is given back only with those.
+    """
+    known = valid_record(parts, base.entry).source_digest
+    if known is not None:
+        with contextlib.suppress(OSError):
+            os.setxattr(disk.path, _BASE_XATTR, str(known)[:_MARK_LENGTH].encode())
+
+
+def _marked_base(disk: Disk) -> Digest | None:
+    try:
+        return Digest.parse(os.getxattr(disk.path, _BASE_XATTR).decode("ascii", "replace"))
+    except (OSError, ValueError):
+        return None
 
 
 def _create(parts: Parts, backend: DiskBackend, request: DiskRequest) -> Disk:
@@ -149,19 +192,31 @@ def _create(parts: Parts, backend: DiskBackend, request: DiskRequest) -> Disk:
     is_new = not folder.is_dir()
     with files.reporting("making the folder of", request.path):
         locks.make_folder(folder)
+    earlier = info.recorded_format(folder, request.path)
     info.record_format(folder, request.path, backend.format, lock, unborn=True)
     try:
         disk = backend.create(request)
     except errors.BasecacheError:
         # A line too many does no harm: the next disk of this name rewrites it.
         with contextlib.suppress(errors.StorageFailed, errors.NoSpace):
-            info.forget_format(folder, request.path, lock)
+            _take_back(request.path, earlier, lock)
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise
     if is_new:
         # Now that the disk is on disk a journal has the folder's name, too: this waits for nothing.
         with files.reporting("making the folder of", request.path):
             files.sync(folder.parent)
     return disk
+
+
+def _take_back(path: Path, earlier: str | None, lock: Path) -> None:
+    """The line of disk.info as it was: a disk of somebody else's may have appeared meanwhile."""
+    if earlier is not None:
+        info.record_format(path.parent, path, earlier, lock, unborn=True)
+    elif not os.path.lexists(path):
+        info.forget_format(path.parent, path, lock)
 
 
 def _request(parts: Parts, order: DiskOrder, path: Path, base: Base | None) -> DiskRequest:
@@ -193,14 +248,40 @@ def final_size(order: DiskOrder, base: Base) -> int:
 
 def _update_existing(parts: Parts, order: DiskOrder, backend: DiskBackend, disk: Disk) -> Disk:
     """The disk that is there: its base given back if it is gone, and grown if more is asked."""
+    _require_same_content(parts, order, disk)
     if disk.backing is not None and isinstance(order.content, FromImage):
         if not disk.backing.exists():
-            with held_base(parts, order.content) as base:
+            wanted = dataclasses.replace(order.content, digest=_marked_base(disk))
+            with held_base(parts, wanted) as base:
                 legacy.restore_legacy_base(parts.store.layout, disk.path, base)
+        if not disk.backing.exists():
+            why = (
+                f"it stands on {disk.backing}, which is gone and is not of {order.content.image_id}"
+            )
+            raise errors.StorageFailed(disk.path, "giving its base back to", why)
         refresh(parts, disk.backing, must_refresh=False)
     if order.size_bytes > disk.size_bytes:
         return backend.grow(disk, order.size_bytes, preallocate=parts.rules.preallocate)
     return disk
+
+
+def _require_same_content(parts: Parts, order: DiskOrder, disk: Disk) -> None:
+    """A disk that stands on another entry than the one asked for is not what was asked for."""
+    base = disk.backing
+    if base is None or isinstance(order.content, Blank) or base.parent != parts.store.layout.base:
+        return
+    name, _ = _name_content(parts, order.content)
+    if layout_.parent_name(base.name) == layout_.parent_name(name):
+        return
+    if isinstance(order.content, FromImage):
+        entry = parts.store.find(layout_.parent_name(base.name))
+        record = valid_record(parts, entry) if entry is not None else None
+        if record is None or order.content.image_id in (None, record.text("image_name")):
+            return
+    raise errors.UsageError(
+        f"{disk.path} is there already and stands on {base.name}, not on {name}",
+        "delete it first, or name another disk",
+    )
 
 
 @contextlib.contextmanager
@@ -216,7 +297,11 @@ def held_base(parts: Parts, content: FromImage | Swap | Ephemeral) -> Iterator[B
             if entry is not None:
                 if is_hit and image_id is not None:
                     parts.emit(events.Hit(image_id, entry.path))
-                yield read_base(parts, entry, image_id)
+                base = read_base(parts, entry, image_id)
+                if isinstance(content, FromImage):
+                    stated = content.digest or stated_digest(parts, content.image_id)
+                    require_stated(parts, base, stated)
+                yield base
                 return
     raise errors.Busy(f"entry {name}", "it is removed as soon as it is made")
 
@@ -238,6 +323,7 @@ def _bring_about(parts: Parts, content: FromImage | Swap | Ephemeral) -> tuple[s
             role=content.role,
             fallback_from_host=content.fallback_from_host,
             must_refresh=False,
+            expected=content.digest,
         )
         return entry_name(parts, result.image, content.role), result.image
     name, fill = _plan_generated(parts, content)
@@ -256,7 +342,8 @@ def _generate(parts: Parts, staged: Path, name: str, fill: _Fill) -> None:
     else:
         generated.make_file_system(staged, fill.plan, size_bytes=size_bytes)
     facts = {"format": "raw", "virtual_size_bytes": size_bytes, "checks": [CHECKS]}
-    parts.store.publish(name, staged, facts)
+    with contextlib.suppress(FileExistsError):
+        parts.store.publish(name, staged, facts)
 
 
 @dataclass(frozen=True, slots=True)

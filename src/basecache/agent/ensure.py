@@ -15,6 +15,7 @@ lock is free. Two at once: the second waits for the lock and finds the entry the
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from basecache import errors, events
-from basecache.agent.entry import CHECKS, DIGEST_CHECK, LENGTH_CHECK, read_base
+from basecache.agent.entry import CHECKS, DIGEST_CHECK, LENGTH_CHECK, read_base, valid_record
 from basecache.agent.parts import Parts
 from basecache.agent.presence import note_presence
 from basecache.agent.room import admit, is_to_be_converted
@@ -31,8 +32,11 @@ from basecache.cache import locks
 from basecache.cache.store import Stage
 from basecache.disks import Base
 from basecache.images import convert, digest, inspect, qemu_img
-from basecache.model import Image, ImageRole, Result, Status
+from basecache.model import Digest, Entry, Image, ImageRole, Result, Status
 from basecache.sources import Identifying, Source
+
+# An ISO image is a disk's bytes as they are; qemu has no driver of that name.
+_FOR_QEMU = {"iso": "raw"}
 
 
 def ensure_all(
@@ -59,35 +63,62 @@ def ensure(
     role: ImageRole = ImageRole.DISK,
     fallback_from_host: str | None = None,
     must_refresh: bool = True,
+    expected: Digest | None = None,
 ) -> Result:
     """Have the image in the cache; ``asked`` is its id, or what else its source knows it by.
 
     ``fallback_from_host`` names another host's cache to copy from when the source no longer has
     the image. An entry whose time cannot be refreshed is an error, unless ``must_refresh`` is
-    false: a VM may start all the same (NFS may refuse, OpenStack bug 1809123).
+    false: a VM may start all the same (NFS may refuse, OpenStack bug 1809123). ``expected`` is a
+    digest that the image must have, on a hit as on a miss; a URL may state one, too.
 
     Errors: NotFound, NoSpace, UnsafeImage, Unverifiable, Corrupt, SourceUnreachable,
     StorageFailed; after any of them nothing of the image is left behind.
     """
     started = time.monotonic()
     image_id = identify(parts, asked)
+    stated = expected or stated_digest(parts, asked)
     name = entry_name(parts, image_id, role)
     if (base := find_present(parts, name, image_id, must_refresh)) is not None:
+        require_stated(parts, base, stated)
         return _existing(parts, image_id, base, started)
     image, source = describe(parts, asked, fallback_from_host)
+    image = _agree_on_digest(image, stated)
     name = entry_name(parts, image.id, role)
     with locks.hold(parts.store.layout.lock(name)):
-        entry = parts.store.find(name)
-        if entry is not None:
-            base = read_base(parts, entry, image.id)
-            refresh(parts, entry.path, must_refresh=must_refresh)
-            return _existing(parts, image.id, base, started)
-        with parts.store.stage(name) as stage:
-            brought = bring_in(parts, stage, image, source, role)
-            entry = parts.store.publish(name, brought.path, brought.facts)
-    note_presence(parts)
-    seconds = time.monotonic() - started
-    return Result(image.id, Status.CACHED, entry.path, brought.bytes, seconds, source.name)
+        if parts.store.find(name) is None:
+            with parts.store.stage(name) as stage:
+                brought = bring_in(parts, stage, image, source, role)
+                entry = _publish(parts, name, brought)
+            if entry is not None:
+                note_presence(parts)
+                seconds = time.monotonic() - started
+                size = brought.bytes
+                return Result(image.id, Status.CACHED, entry.path, size, seconds, source.name)
+    base = find_present(parts, name, image.id, must_refresh)
+    if base is None:
+        raise errors.Busy(f"entry {name}", "it was removed as soon as it was there")
+    require_stated(parts, base, stated)
+    return _existing(parts, image.id, base, started)
+
+
+def _publish(parts: Parts, name: str, brought: Brought) -> Entry | None:
+    """The entry, or None when somebody who takes no lock was faster: theirs stays."""
+    try:
+        return parts.store.publish(name, brought.path, brought.facts)
+    except FileExistsError:
+        return None
+
+
+def require_stated(parts: Parts, base: Base, stated: Digest | None) -> None:
+    """A digest that the caller states must be the one the entry came in with, by its record."""
+    if stated is None:
+        return
+    known = valid_record(parts, base.entry).source_digest
+    if known is None or known.algorithm != stated.algorithm:
+        raise errors.Unverifiable(base.entry.name, f"its record ({known or 'no digest'})")
+    if not known.value.startswith(stated.value):
+        raise errors.Corrupt(f"entry {base.entry.name}", str(stated), str(known))
 
 
 def entry_name(parts: Parts, image_id: str, role: ImageRole) -> str:
@@ -103,6 +134,25 @@ def identify(parts: Parts, image: str) -> str:
     if isinstance(parts.source, Identifying):
         return parts.source.identify(image)
     return image
+
+
+def stated_digest(parts: Parts, asked: str) -> Digest | None:
+    """The digest that stands in what a person typed, as in ``https://...#sha256=...``."""
+    return parts.source.stated(asked) if isinstance(parts.source, Identifying) else None
+
+
+def _agree_on_digest(image: Image, stated: Digest | None) -> Image:
+    """The image with the stated digest; Corrupt when its source says that it has another.
+
+    A stated digest may be the beginning of one, where the whole is to be had from the source.
+    """
+    if stated is None:
+        return image
+    if image.digest is not None and image.digest.algorithm == stated.algorithm:
+        if image.digest.value.startswith(stated.value):
+            return image
+        raise errors.Corrupt(f"image {image.id} at its source", str(stated), str(image.digest))
+    return dataclasses.replace(image, digest=stated)
 
 
 def find_present(parts: Parts, name: str, image_id: str, must_refresh: bool = True) -> Base | None:
@@ -210,7 +260,7 @@ def _convert(
     """The file to publish and its format."""
     step = convert.plan_conversion(found.format, force_raw=force_raw)
     if isinstance(step, convert.Keep):
-        return stage.path("part"), step.format
+        return stage.path("part"), _FOR_QEMU.get(step.format, step.format)
     admit(parts, stage, image, virtual_size_bytes=found.virtual_size_bytes)
 
     def report(fraction: float) -> None:
@@ -220,6 +270,10 @@ def _convert(
     qemu_img.convert(source, step.source_format, target, "raw", progress=report)
     source.unlink()
     return target, "raw"
+
+
+def _is_url(location: str | None) -> bool:
+    return location is not None and location.startswith(("http://", "https://"))
 
 
 def _facts(
@@ -235,11 +289,12 @@ def _facts(
         checks.append(LENGTH_CHECK)
     if image.digest is not None:
         checks.append(DIGEST_CHECK)
-    as_fetched = image_format == found.format
+    as_fetched = image_format == _FOR_QEMU.get(found.format, found.format)
     return {
         "image_id": image.id,
         "image_name": image.name,
         "source": source.name,
+        "source_url": image.location if _is_url(image.location) else None,
         "source_format": found.format,
         "source_digest": None if image.digest is None else str(image.digest),
         "digest": str(copied.digest) if as_fetched and copied.digest else None,

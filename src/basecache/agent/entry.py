@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from basecache import errors
+from basecache import errors, events
 from basecache.agent.parts import Parts
 from basecache.cache import records
 from basecache.disks import Base
@@ -35,9 +35,12 @@ def read_base(parts: Parts, entry: Entry, image_id: str | None = None) -> Base:
     record = valid_record(parts, entry)
     if parts.rules.require_digest and record.text("source") and DIGEST_CHECK not in record.checks:
         record = _check_digest(parts, entry, record)
+    if record.number("corrupt_since") is not None:
+        why = "its bytes were not what they were at its last verification (cache verify --heal)"
+        parts.emit(events.Trouble(f"entry {entry.name}", why))
     size = record.virtual_size_bytes
-    if record.format and size is not None and CHECKS in record.checks:
-        return Base(entry, record.format, size)
+    if record.format not in (None, "iso") and size is not None and CHECKS in record.checks:
+        return Base(entry, str(record.format), size)
     return _adopt(parts, entry, record, image_id)
 
 
@@ -75,9 +78,9 @@ def _adopt(parts: Parts, entry: Entry, record: records.Record, image_id: str | N
         found = inspect.Inspection("raw", entry.size_bytes)
     else:
         found = inspect.detect(entry.path)
-    known = {name: value for name, value in record.values.items() if "-timestamp" not in name}
+        if found.format == "iso":
+            found = inspect.Inspection("raw", found.virtual_size_bytes)
     facts = {
-        **known,
         "format": found.format,
         "virtual_size_bytes": found.virtual_size_bytes,
         "checks": sorted({*record.checks, CHECKS}),
@@ -85,5 +88,5 @@ def _adopt(parts: Parts, entry: Entry, record: records.Record, image_id: str | N
     if image_id is not None:
         facts["image_id"] = image_id
     why = "its checks were fewer than today's" if record.values else "it had no record of its own"
-    parts.store.adopt(entry, facts, why)
+    parts.store.adopt(entry, facts, why, known=record.values)
     return Base(entry, found.format, found.virtual_size_bytes)

@@ -14,7 +14,7 @@ from pathlib import Path
 from basecache import errors
 from basecache.agent.parts import Parts
 from basecache.cache import layout as layout_
-from basecache.cache import locks, pins, sharers
+from basecache.cache import locks, pins, sharers, tenants
 from basecache.cache.layout import Layout
 from basecache.cache.plan import Facts, Use
 from basecache.cache.store import entry_of, staged_name
@@ -25,7 +25,9 @@ from basecache.usage.references import References, count_references
 
 # What nobody's lock is named after; its writer is dead once it is old enough to go.
 _LITTER = "litter"
-_STANDS_ON_OTHERS = frozenset({EntryKind.ORIGINAL, EntryKind.RESIZED, EntryKind.KERNEL})
+_STANDS_ON_OTHERS = frozenset(
+    {EntryKind.ORIGINAL, EntryKind.RESIZED, EntryKind.KERNEL, EntryKind.UNKNOWN}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ def gather(parts: Parts) -> Gathered:
     entries, irregular = list_entries(layout)
     reports, missing = collect_reports(parts.providers)
     missing += unspoken_hosts(layout, reports)
+    missing += tenants.find_others(layout)
     chains = read_chains(layout, set_aside=parts.set_aside, emit=parts.emit)
     parents, untold = read_parents(
         (e.path for e in entries if e.kind in _STANDS_ON_OTHERS),

@@ -32,9 +32,9 @@ class Host:
 
     @property
     def source(self) -> Source:
-        """The image source; NotFound when none is set."""
+        """The image source; ConfigError when none is set."""
         if self.parts.source is None:
-            raise errors.NotFound("image source", "any", "the configuration ([source] driver)")
+            raise errors.ConfigError("no image source is configured", "set [source] driver")
         return self.parts.source
 
     def images(self, query: ImageQuery | None = None, **filters: Any) -> list[Image]:

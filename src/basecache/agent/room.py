@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from basecache import errors
+from basecache import errors, events
 from basecache.agent.gather import gather
 from basecache.agent.parts import Parts
 from basecache.agent.sweep import remove_planned, sole_sweeper
@@ -23,7 +23,7 @@ from basecache.cache.store import Stage
 from basecache.images.convert import ToRaw, plan_conversion
 from basecache.model import Image
 
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 30.0
 _READ_AS_RAW = {"ami": "raw", "aki": "raw", "ari": "raw", None: "raw"}
 
 
@@ -42,7 +42,8 @@ def admit(
             make_room(parts, shortage.missing_bytes)
             shortage = _shortage(parts, stage, needed)
         if shortage is not None:
-            raise errors.NoSpace(layout.base, needed, shortage.available_bytes, shortage.why)
+            still = max(0, needed - space.taken(stage))
+            raise errors.NoSpace(layout.base, still, shortage.available_bytes, shortage.why)
         space.promise(stage, needed)
 
 
@@ -74,7 +75,8 @@ def _shortage(parts: Parts, stage: Stage, needed: int) -> space.Shortage | None:
 def make_room(parts: Parts, missing_bytes: int) -> int:
     """Evict what frees ``missing_bytes``, or nothing when that much cannot be freed.
 
-    Returns the bytes freed. Missing evidence, or a sweep that goes on, means that nothing goes.
+    Returns the bytes freed. Missing evidence, or a sweep that goes on, means that nothing goes,
+    and is told.
     """
     rules = parts.rules
     policy = replace(
@@ -85,8 +87,11 @@ def make_room(parts: Parts, missing_bytes: int) -> int:
     try:
         with sole_sweeper(parts, patience_seconds=_PATIENCE_SECONDS):
             gathered = gather(parts)
+            if gathered.facts.missing:
+                parts.emit(events.Trouble("making room", "; ".join(gathered.facts.missing)))
             planned = plan_sweep(gathered.facts, policy, time.time())
             victims = choose_victims(gathered.facts, planned, missing_bytes)
             return remove_planned(parts, gathered, victims, policy).freed_bytes
-    except errors.Busy:
+    except errors.Busy as error:
+        parts.emit(events.Trouble("making room", error.message))
         return 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from basecache import disks, errors
 from basecache.agent.disk import hold_disk, info_lock
 from basecache.agent.parts import Parts
+from basecache.cache import renames
 from basecache.cache.layout import DISK_INFO, is_disk_leftover, is_info_litter
 from basecache.disks import info
 from basecache.images import headers, qemu_img
@@ -93,10 +96,10 @@ def extract_disk(
     if target.exists():
         raise errors.UsageError(f"{target} is there already", "name a file that is not")
     disk = require_disk(parts, instance, name)
-    fresh = target.with_name(f".{target.name}.basecache-new")
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(8)}.basecache-new")
     try:
         qemu_img.convert(disk.path, disk.format, fresh, target_format, progress=progress)
-        os.rename(fresh, target)
+        renames.rename_new(fresh, target)
     except OSError as error:
         raise errors.from_os(error, target, "writing") from error
     finally:
@@ -110,4 +113,6 @@ def delete_disk(parts: Parts, instance: str, name: str) -> Disk:
         disk = require_disk(parts, instance, name)
         disks.by_name(disk.backend, parts.store.layout).delete(disk)
         info.forget_format(disk.path.parent, disk.path, info_lock(parts, instance))
+    with contextlib.suppress(OSError):
+        disk.path.parent.rmdir()
     return disk

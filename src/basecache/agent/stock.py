@@ -62,7 +62,12 @@ def list_held(parts: Parts) -> Iterator[Held]:
     now = time.time()
     for entry in sorted(entries, key=lambda e: e.name):
         if entry.kind in _SHOWN:
-            record = valid_record(parts, entry)
+            try:
+                record = valid_record(parts, entry)
+            except errors.StorageFailed:
+                if entry.path.exists():
+                    raise
+                continue
             yield Held(entry, record, _holding(held.get(entry.name), now), now - entry.mtime)
 
 
@@ -114,8 +119,26 @@ def pin_entry(
     name = resolve_name(parts, what)
     asked = identify(parts, what)
     image_id = asked if layout_.original_name(asked) == name else None
+    if asked == what and image_id is not None and parts.store.find(name) is None:
+        name, image_id = _name_at_source(parts, what)
     parts.store.prepare()
     return pins.write(parts.store.layout, name, reason=reason, until=until, image_id=image_id)
+
+
+def _name_at_source(parts: Parts, what: str) -> tuple[str, str]:
+    """The entry to come of an image that only its source knows so far, by id or by name.
+
+    Without a source, or while it is away, only what looks like an id can be pinned beforehand.
+    """
+    try:
+        if parts.source is None:
+            raise errors.NotFound("image", what, "the cache, and no image source is set")
+        image_id = parts.source.describe(what).id
+    except errors.BasecacheError:
+        if layout_.recognise(what) is EntryKind.UNKNOWN:
+            raise
+        image_id = what
+    return layout_.original_name(image_id), image_id
 
 
 def unpin_entry(parts: Parts, what: str) -> None:

@@ -165,7 +165,7 @@ class _Removal:
         self.outcome = Removals()
         self._parts = parts
         self._policy = policy
-        self._folders = gathered.chains.folders
+        self._chains = gathered.chains
         self._entries = {entry.path: entry for entry in gathered.facts.entries}
         self._children = _children(gathered.facts.parents)
         self._there = {entry.file_id for entry in gathered.facts.entries}
@@ -202,7 +202,7 @@ class _Removal:
         chains = read_chains(
             self._parts.store.layout,
             set_aside=self._parts.set_aside,
-            known=self._folders,
+            since=self._chains,
             emit=self._parts.emit,
         )
         return Use(files=chains.files, names=chains.names), chains.missing
@@ -241,8 +241,15 @@ class _Removal:
 
 
 def _look(entry: Entry) -> Entry | None:
+    """The entry as it is now. NFS asks the server again when a file is opened, not when only its
+    attributes are wanted: another host's touch would stay unseen for up to a minute."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return entry_of(entry.path, entry.kind, os.lstat(entry.path))
+        descriptor = os.open(entry.path, flags)
+        try:
+            return entry_of(entry.path, entry.kind, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:

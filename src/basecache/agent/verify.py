@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from basecache import errors, events
 from basecache.agent.entry import read_base, valid_record
@@ -118,7 +119,7 @@ def verify_entry(parts: Parts, entry: Entry, *, force: bool) -> Verification:
             case Skip(verdict, reason):
                 return _say(entry, verdict, reason)
             case Compare(_, None):
-                return _write_baseline(parts, entry)
+                return _write_baseline(parts, entry, record)
             case Compare(field, Digest() as expected):
                 return _compare(parts, entry, record, field=field, expected=expected)
     raise AssertionError("plan_check answered with neither")
@@ -134,10 +135,9 @@ def _own_record(parts: Parts, entry: Entry) -> records.Record:
     return valid_record(parts, entry)
 
 
-def _write_baseline(parts: Parts, entry: Entry) -> Verification:
+def _write_baseline(parts: Parts, entry: Entry, record: records.Record) -> Verification:
     found = _hash(parts, entry, (BASELINE,))[BASELINE]
-    fields = {BASELINE: found.value, "verified_at": time.time()}
-    records.update(parts.store.layout, entry.name, fields, emit=parts.emit)
+    _note(parts, entry, record, {BASELINE: found.value, "verified_at": time.time()})
     return _say(entry, Verdict.BASELINE, "no digest was known; one is written down now")
 
 
@@ -148,13 +148,16 @@ def _compare(
     hashes = _hash(parts, entry, algorithms)
     found = hashes[expected.algorithm]
     if found == expected:
-        fields = {BASELINE: hashes[BASELINE].value, "verified_at": time.time()}
+        fields: dict[str, Any] = {
+            BASELINE: hashes[BASELINE].value,
+            "verified_at": time.time(),
+            "corrupt_since": None,
+        }
         if record.taken_at(field) is None:
             fields[field] = record.values[field]
-        records.update(parts.store.layout, entry.name, fields, emit=parts.emit)
+        _note(parts, entry, record, fields)
         return _say(entry, Verdict.OK, f"its {expected.algorithm} is what it was")
-    if _changed_meanwhile(parts, entry, record):
-        return _say(entry, Verdict.BUSY, "the file or its record was replaced meanwhile")
+    _note(parts, entry, record, {"corrupt_since": record.number("corrupt_since") or time.time()})
     return Verification(
         entry.name,
         entry.path,
@@ -177,13 +180,25 @@ def _hash(parts: Parts, entry: Entry, algorithms: tuple[str, ...]) -> dict[str, 
     return hashes
 
 
-def _changed_meanwhile(parts: Parts, entry: Entry, record: records.Record) -> bool:
-    """A mismatch counts only if file and record are the ones the digests were compared of."""
+def _note(parts: Parts, entry: Entry, record: records.Record, fields: dict[str, Any]) -> None:
+    """Write what was found into the record, unless that is another file's by now."""
     with locks.hold(parts.store.layout.lock(entry.name), shared=True):
-        now = parts.store.find(entry.name)
-        if now is None or now.file_id != entry.file_id or now.size_bytes != entry.size_bytes:
-            return True
-        return valid_record(parts, entry).values != record.values
+        _require_same(parts, entry, record)
+        records.update(parts.store.layout, entry.name, fields, emit=parts.emit)
+
+
+def _require_same(parts: Parts, entry: Entry, record: records.Record) -> None:
+    """Busy unless file and record are the ones that were read; the caller holds the entry's lock.
+
+    Inode numbers are used again at once, so that the record has the last word.
+    """
+    now = parts.store.find(entry.name)
+    same_file = now is not None and (now.file_id, now.size_bytes) == (
+        entry.file_id,
+        entry.size_bytes,
+    )
+    if not same_file or valid_record(parts, entry).values != record.values:
+        raise errors.Busy(f"entry {entry.name}", "the file or its record was replaced meanwhile")
 
 
 def _report_corrupt(parts: Parts, entry: Entry, outcome: Verification) -> Verification:

@@ -15,6 +15,7 @@
         .staging/<name>.<token>       work in progress, reclaimed when nobody holds the entry's lock
         .quarantine/<name>.<token>    what no longer matches its record
         .healed/<name>                the good copy of a bad entry that disks still stand on
+        .instances/<id>               who uses a cache folder that is a link or a mount of its own
       locks/nova-<name>               one lock per cache file, the very files Nova locks
       compute_nodes                   who shares this storage (Nova's registry)
       <instance>/disk, disk.info ...  instance folders
@@ -40,7 +41,8 @@ PINS, TEMPLATES, STAGING, QUARANTINE, HEALED = (
     ".quarantine",
     ".healed",
 )
-OWN_FOLDERS = frozenset({PINS, TEMPLATES, STAGING, QUARANTINE, HEALED})
+TENANTS = ".instances"
+OWN_FOLDERS = frozenset({PINS, TEMPLATES, STAGING, QUARANTINE, HEALED, TENANTS})
 LOCKS = "locks"
 REGISTRY = "compute_nodes"
 DISK_INFO = "disk.info"
@@ -60,6 +62,7 @@ _LITTER = re.compile(r"\..+\.[0-9a-f]{8}\Z", re.DOTALL)
 _RECORD_LITTER = re.compile(r"\..+\.info\.[0-9a-f]{8}\Z", re.DOTALL)
 _NO_COMPONENT = re.compile(r"[/\x00-\x1f\x7f]")
 _RECORD_SUFFIXES = (".info", ".sha1")
+_NOT_DISKS = frozenset({DISK_INFO, "console.log", "libvirt.xml"})
 
 # A file name may hold 255 bytes; the longest suffix we add to one is well under 55.
 _LONGEST_NAME_BYTES = 200
@@ -81,7 +84,12 @@ def image_entry_name(image_id: str, role: ImageRole, *, remove_unused_kernels: b
     that a cache manager that knows only image_ref never takes them for unused (Grizzly-3).
     """
     if role is not ImageRole.DISK and not remove_unused_kernels:
-        return require_file_name(image_id, "image id")
+        name = require_file_name(image_id, "image id")
+        if recognise(name) not in (EntryKind.KERNEL, EntryKind.UNKNOWN) or name.endswith(
+            _RECORD_SUFFIXES
+        ):
+            raise errors.BadName(f"image id {name!r} is the name of another kind of cache file")
+        return name
     return original_name(image_id)
 
 
@@ -261,6 +269,10 @@ class Layout:
         return self.instances_path / require_file_name(instance, "instance")
 
     def disk(self, instance: str, disk: str) -> Path:
+        if disk in _NOT_DISKS:
+            raise errors.BadName(
+                f"disk name {disk!r}: such a file in an instance folder is no disk"
+            )
         return self.instance(instance) / require_file_name(disk, "disk name")
 
     def is_record(self, name: str) -> bool:

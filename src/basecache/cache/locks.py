@@ -71,7 +71,8 @@ def hold(
                     yield
                 finally:
                     if disposable:
-                        os.unlink(path)
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(path)
                     _apply(descriptor, fcntl.F_UNLCK, fcntl.F_OFD_SETLK)
                 return
         finally:

@@ -6,7 +6,6 @@ are not there yet. A pin that cannot be read counts as one without an end.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -71,8 +70,12 @@ def drop_ended(layout: Layout, emit: events.Emit = events.ignore) -> None:
         now = time.time()
         for name, pin in read_all(layout, emit).items():
             if not pin.holds(now):
-                with contextlib.suppress(errors.NotFound):
+                try:
                     remove(layout, name)
+                except errors.NotFound:
+                    continue
+                except errors.StorageFailed as error:
+                    emit(events.Trouble(f"pin {name}", f"it has ended and stays: {error}"))
 
 
 def read_all(layout: Layout, emit: events.Emit = events.ignore) -> dict[str, Pin]:

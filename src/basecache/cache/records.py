@@ -182,9 +182,9 @@ def update(
     return record
 
 
-def fresh(fields: Mapping[str, Any], now: float) -> Record:
-    """A new record of ``fields``, each taken at ``now``."""
-    values: dict[str, Any] = {}
+def fresh(fields: Mapping[str, Any], now: float, known: Mapping[str, Any] | None = None) -> Record:
+    """A new record of ``fields``, each taken at ``now``, over what is ``known``."""
+    values: dict[str, Any] = dict(known or {})
     _merge(values, fields, now)
     return Record(values)
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from basecache import errors, events
 from basecache.cache import layout as layout_
-from basecache.cache import locks, records
+from basecache.cache import locks, records, renames, tenants
 from basecache.cache.layout import Layout
 from basecache.model import Entry, EntryKind, FileId
 
@@ -87,6 +87,7 @@ class Store:
                 locks.make_folder(folder)
             except OSError as error:
                 raise errors.from_os(error, folder, "making the folder") from error
+        tenants.note(self.layout)
 
     def find(self, name: str) -> Entry | None:
         """The entry ``name``, or None. StorageFailed when its path is no regular file."""
@@ -135,16 +136,22 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def publish(self, name: str, staged: Path, facts: Mapping[str, Any]) -> Entry:
-        """Make the staged file the entry ``name``, with ``facts`` in its record; durable."""
+        """Make the staged file the entry ``name``, with ``facts`` in its record; durable.
+
+        FileExistsError when a file of that name has appeared, by Nova's pre-cache for one, which
+        takes no lock: it may have disks on it already and is never replaced.
+        """
         target = self.layout.entry(name)
         try:
             _settle(staged, self.layout.base)
             bound = {**facts, **records.bind(staged)}
             record = records.fresh(bound, time.time())
             records.write(self.layout.record(name), record, durable=True)
-            os.rename(staged, target)
+            renames.rename_new(staged, target)
             records.sync_folder(self.layout.base)
             status = os.lstat(target)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise errors.from_os(error, target, "publishing") from error
         entry = entry_of(target, layout_.recognise(name), status)
@@ -152,13 +159,18 @@ class Store:
         self.emit(events.Published(image, target, entry.size_bytes, entry.allocated_bytes))
         return entry
 
-    def adopt(self, entry: Entry, facts: Mapping[str, Any], why: str) -> records.Record:
-        """Write a new record for a file that has none, or a stale one. Its time stays."""
+    def adopt(
+        self, entry: Entry, facts: Mapping[str, Any], why: str, known: Mapping[str, Any]
+    ) -> records.Record:
+        """Write a record for a file that has none of its own. Its time stays.
+
+        What is ``known`` already is kept with the times at which it was learnt, or without.
+        """
         try:
             bound = {**facts, **records.bind(entry.path)}
         except OSError as error:
             raise errors.from_os(error, entry.path, "adopting") from error
-        record = records.fresh(bound, time.time())
+        record = records.fresh(bound, time.time(), known)
         with locks.hold(self.layout.lock(f"info-{entry.name}")):
             records.write(self.layout.record(entry.name), record, durable=False)
         self.emit(events.Adopted(entry.path, why))
@@ -199,6 +211,7 @@ class Store:
         try:
             locks.make_folder(self.layout.quarantine)
             os.rename(entry.path, target)
+            os.utime(target)
             with contextlib.suppress(FileNotFoundError):
                 os.rename(self.layout.record(entry.name), target.with_suffix(".info"))
             records.sync_folder(self.layout.base)

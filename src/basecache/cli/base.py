@@ -94,6 +94,13 @@ def tell_error(error: errors.BasecacheError) -> None:
         print(f"hint: {error.hint}", file=sys.stderr)
 
 
+def require_columns(asked: list[str], names: tuple[str, ...]) -> None:
+    """Refuse a column that is not there before anything is done; UnknownChoice."""
+    for column in asked:
+        if column not in names:
+            raise errors.UnknownChoice("column", column, names)
+
+
 def is_for_people(arguments: Any) -> bool:
     """Whether a whole table is wanted, and so what a person wants to see of it."""
     return bool(arguments.formatter == "table" and not arguments.columns)

@@ -94,6 +94,7 @@ def describe_entry(held: Held) -> dict[str, Any]:
         "source_digest": str(record.source_digest or ""),
         "digest_at_rest": str(at_rest[1]) if at_rest else "",
         "verified_at": Moment(record.number("verified_at")),
+        "corrupt_since": Moment(record.number("corrupt_since")),
         "checks": " ".join(sorted(record.checks)),
         "pinned": held.pin.reason if held.pin else "",
         "pinned_until": Moment(held.pin.until if held.pin else None),

@@ -161,20 +161,25 @@ class ExtractDisk(Command):
         parser = super().get_parser(prog_name)
         _add_disk(parser)
         parser.add_argument(
-            "--format", choices=EXTRACT_FORMATS, default="raw", help="the image's (default: raw)"
+            "--format",
+            choices=EXTRACT_FORMATS,
+            help="the image's (default: by FILE's suffix, or raw)",
         )
         parser.add_argument("target", metavar="FILE", help="a file that is not there yet")
         return parser
 
     def take_action(self, parsed_args: Any) -> None:
+        suffix = Path(parsed_args.target).suffix.removeprefix(".")
+        by_name = suffix if suffix in EXTRACT_FORMATS else "raw"
+        image_format = parsed_args.format or by_name
         with self.host() as host:
             target = host.extract_disk(
                 parsed_args.instance,
                 parsed_args.name,
                 Path(parsed_args.target),
-                format=parsed_args.format,
+                format=image_format,
             )
-        self.app.stdout.write(f"{target} is written\n")
+        self.app.stdout.write(f"{target} is written as {image_format}\n")
 
 
 class DeleteDisk(Command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from basecache import errors
@@ -36,6 +37,9 @@ class ListImages(Lister):
         return parser
 
     def take_action(self, parsed_args: Any) -> Any:
+        if parsed_args.limit is not None and parsed_args.limit < 0:
+            raise errors.UsageError(f"--limit {parsed_args.limit} is below 0")
+        require_time(parsed_args.changes_since)
         query = ImageQuery(
             name=parsed_args.name,
             status=parsed_args.status,
@@ -96,6 +100,17 @@ class ShowImage(ShowOne):
             "properties": dict(image.properties),
         }
         return tuple(fields), tuple(fields.values())
+
+
+def require_time(text: str | None) -> None:
+    """UsageError when a text is no ISO 8601 time."""
+    try:
+        if text is not None:
+            datetime.fromisoformat(text)
+    except ValueError:
+        raise errors.UsageError(
+            f"--changes-since {text!r} is no time", "give one as 2030-01-31T12:00:00Z"
+        ) from None
 
 
 def parse_properties(texts: list[str]) -> dict[str, str]:

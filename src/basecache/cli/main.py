@@ -93,6 +93,10 @@ class Basecache(App):
             self.command_manager.find_command(argv)
         except ValueError:
             words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))[:2]
+            if not words:
+                what = f"{argv[0]} stands before the command"
+                tell_error(errors.UsageError(what, "give a command's options after it"))
+                return errors.UsageError.exit_code
             known = tuple(name for name in COMMANDS if name.split()[0] == words[0])
             tell_error(errors.UnknownChoice("command", " ".join(words), known or tuple(COMMANDS)))
             return errors.UnknownChoice.exit_code

@@ -18,6 +18,7 @@ from basecache.cli.base import (
     add_usage_file,
     format_bytes,
     is_for_people,
+    require_columns,
     usage_options,
 )
 from basecache.errors import EvidenceMissing
@@ -46,6 +47,8 @@ class Sweep(Lister):
         return super().run(parsed_args)
 
     def take_action(self, parsed_args: Any) -> Any:
+        names = ("File", "Kind", "Action", "Code", "Unused for", "On disk", "Reason", "Used by")
+        require_columns(parsed_args.columns, names)
         with self.host(**usage_options(parsed_args.usage_file)) as host:
             report = host.sweep(dry_run=parsed_args.dry_run)
             instances = host.parts.store.layout.instances_path
@@ -53,7 +56,6 @@ class Sweep(Lister):
         self.outcome = exit_code(report)
         if not self._as_object:
             tell_summary(report)
-        names = ("File", "Kind", "Action", "Code", "Unused for", "On disk", "Reason", "Used by")
         decisions: Sequence[Decision] = report.decisions
         if is_for_people(parsed_args):
             decisions = [d for d in decisions if d.code is not Reason.RECORD]

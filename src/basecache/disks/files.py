@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from basecache import errors
-from basecache.cache import layout, locks
+from basecache.cache import layout, locks, renames
 from basecache.disks import kernel
 from basecache.images import headers
 from basecache.model import KiB, MiB
@@ -105,7 +105,7 @@ def publish(
     if replacing:
         os.rename(temporary, path)
     else:
-        kernel.rename_new(temporary, path)
+        renames.rename_new(temporary, path)
     if sync_folder:
         sync(path.parent)
 

@@ -1,4 +1,4 @@
-"""System calls that Python has no name for: clone, preallocate, rename without replacing, flush.
+"""System calls that Python has no name for: clone, preallocate, dig a hole, flush.
 
 Each raises OSError as the ``os`` functions do. All take file descriptors or paths of the local
 machine and release the interpreter lock while the kernel works.
@@ -10,22 +10,15 @@ import ctypes
 import errno
 import fcntl
 import os
-from pathlib import Path
 
 # ioctl FICLONE, _IOW(0x94, 9, int) with the direction bits of x86, Arm, s390 and RISC-V.
 _FICLONE = getattr(fcntl, "FICLONE", 0x40049409)
 _FALLOC_FL_KEEP_SIZE = 1
 _PUNCH_HOLE = 2 | _FALLOC_FL_KEEP_SIZE
-_RENAME_NOREPLACE = 1
-_AT_FDCWD = -100
 _SYNC_FILE_RANGE_WRITE = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-_libc.renameat2.argtypes = (
-    *(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p),
-    ctypes.c_uint,
-)
 _libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
@@ -56,23 +49,6 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
         code = ctypes.get_errno()
         if code != errno.EOPNOTSUPP:
             raise OSError(code, os.strerror(code))
-
-
-def rename_new(source: Path, target: Path) -> None:
-    """Rename, but never over something: FileExistsError when ``target`` is there.
-
-    File systems without RENAME_NOREPLACE (NFS, some FUSE) answer EINVAL: there the look before
-    the rename has to do, under the lock that the caller holds anyway.
-    """
-    names = (os.fsencode(source), os.fsencode(target))
-    if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOSYS):
-        raise OSError(code, os.strerror(code), str(target))
-    if os.path.lexists(target):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    os.rename(source, target)
 
 
 def start_writeback(descriptor: int, offset: int, length: int) -> None:

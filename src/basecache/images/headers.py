@@ -31,6 +31,7 @@ _VDI_MAGIC = b"\x7f\x10\xda\xbe"
 _VDI_SELF_CONTAINED = (1, 2)
 _VPC_DIFFERENCING = 4
 _VMDK_MAX_DESCRIPTOR_BYTES = (1 << 20) - 1
+_VMDK_EXTENT = re.compile(rb'^[^\S\n]*\S+\s+\d+\s+\S+\s+"([^"\r\n]*)', re.MULTILINE)
 _VMDK_PARENT = re.compile(rb'parentFileNameHint="([^"\n]*)"')
 
 _QCOW2 = struct.Struct(">QIIQIIQQIIQ")
@@ -66,7 +67,7 @@ def read_header(descriptor: int) -> Header:
     """The header of an open file; its position is not moved. DamagedHeader; OSError passes."""
     start = os.pread(descriptor, _COMMON_BYTES, 0)
     for magic, offset, smallest, parse in _FORMATS:
-        if len(start) >= smallest and start.startswith(magic, offset):
+        if start.startswith(magic, offset) and len(start) >= smallest:
             return parse(_Start(descriptor, start))
     return Header("raw")
 
@@ -195,7 +196,13 @@ def _parse_vmdk4(start: _Start) -> Header:
 
 
 def _parse_vmdk_descriptor(start: _Start) -> Header:
-    """A descriptor alone: its extents are other files, so qemu has to say what it stands on."""
+    """A descriptor alone: its extents are other files, so qemu has to say what it stands on.
+
+    It must not be led to a server on the way: an extent's name is taken for a URL as any other.
+    """
+    for extent in _VMDK_EXTENT.findall(start.known):
+        if b":" in extent.partition(b"/")[0]:
+            raise DamagedHeader(f"an extent of its VMDK descriptor is no local file: {extent!r}")
     return Header("vmdk", _find_parent(start.known), asks_qemu=True)
 
 

@@ -25,6 +25,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from typing import IO, Any
 from basecache import errors
 from basecache.model import GiB, KiB, MiB
 
+_LOOK_SECONDS = 60.0
 _LOOK_LIMITS = ("--cpu=30:31", f"--as={2 * GiB}")
 _WORK_LIMITS = (f"--as={4 * GiB}",)
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath, "MALLOC_ARENA_MAX": "4"}
@@ -189,7 +191,8 @@ def _run(
         env=_ENVIRONMENT,
     ) as process:
         try:
-            stdout, stderr = _collect(process, watch)
+            patience = _LOOK_SECONDS if limits is _LOOK_LIMITS else None
+            stdout, stderr = _collect(process, watch, patience)
             ended = _Ended(process.wait(), stdout, stderr.decode("utf-8", "replace"))
         except BaseException:
             process.kill()
@@ -207,15 +210,22 @@ def _find(tool: str, package: str) -> str:
 
 
 def _collect(
-    process: subprocess.Popen[bytes], watch: Callable[[bytes], None] | None
+    process: subprocess.Popen[bytes],
+    watch: Callable[[bytes], None] | None,
+    patience_seconds: float | None,
 ) -> tuple[bytes, bytes]:
     """Read both outputs to their end. Of the errors only the first are kept: there can be GBs."""
+    deadline = None if patience_seconds is None else time.monotonic() + patience_seconds
     stdout, stderr = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(_opened(process.stdout), selectors.EVENT_READ, stdout)
         selector.register(_opened(process.stderr), selectors.EVENT_READ, stderr)
         while selector.get_map():
-            for key, _ in selector.select():
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = selector.select(left)
+            if not ready:
+                raise errors.ToolFailed("qemu-img", f"no answer within {patience_seconds:.0f} s")
+            for key, _ in ready:
                 chunk = os.read(key.fd, 64 * KiB)
                 if not chunk:
                     selector.unregister(key.fileobj)

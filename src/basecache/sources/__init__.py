@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from basecache import errors
-from basecache.model import Image
+from basecache.model import Digest, Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +89,8 @@ class Identifying(Source, Protocol):
 
     def identify(self, image: str) -> str:
         """The id that ``image`` (an id, a URL) stands for; itself where it stands for none."""
+        ...
+
+    def stated(self, image: str) -> Digest | None:
+        """The digest that stands in ``image``, as in a URL's fragment."""
         ...

@@ -14,7 +14,7 @@ from typing import TypeVar
 import tenacity
 
 from basecache import errors, events
-from basecache.model import Image
+from basecache.model import Digest, Image
 from basecache.sources import Identifying, ImageQuery, Reader, Source
 
 T = TypeVar("T")
@@ -45,6 +45,10 @@ class Retrying:
     def identify(self, image: str) -> str:
         source = self._source
         return source.identify(image) if isinstance(source, Identifying) else image
+
+    def stated(self, image: str) -> Digest | None:
+        source = self._source
+        return source.stated(image) if isinstance(source, Identifying) else None
 
     def list_images(self, query: ImageQuery) -> list[Image]:
         return self.call("the list of images", lambda: self._source.list_images(query))

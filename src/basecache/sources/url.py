@@ -84,6 +84,10 @@ class UrlSource:
         """The id of the image at a URL, by the URL alone; anything else is an id already."""
         return self._resolve(image).image_id if "://" in image else image
 
+    def stated(self, image: str) -> Digest | None:
+        """The digest in the fragment of a URL, or that the catalogue has for it."""
+        return self._resolve(image).digest if "://" in image else None
+
     def list_images(self, query: ImageQuery) -> list[Image]:
         """The catalogue's images; one whose URL is gone is listed with status ``deleted``."""
         return filters.select(map(self._describe_or_gone, self._by_id()), query, self._name)

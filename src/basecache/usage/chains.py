@@ -32,6 +32,7 @@ from pathlib import Path
 from basecache import errors, events
 from basecache.cache.layout import (
     DISK_INFO,
+    REGISTRY,
     Layout,
     entry_name_of,
     is_disk_leftover,
@@ -41,10 +42,10 @@ from basecache.images import headers, qemu_img
 from basecache.model import FileId
 
 _LONGEST_CHAIN = 200
-# A folder's mtime moves in ticks (4 ms on ext4, up to 1 s over NFS): two changes within one look
-# like one, so a folder that changed just now is read again whatever its mtime says later.
+# Times move in ticks (4 ms on ext4, up to 1 s over NFS): two changes within one look like one, so
+# what changed just before reading began counts as changed after it.
 _SETTLED_NS = 2_000_000_000
-_UNSETTLED = -1
+_DEEPEST_FOLDER = 8
 # libvirt writes these as root whoever runs the guest, and no guest's disk is ever named so.
 # What a guest prints stands in the logs, the full ones of which virtlogd numbers.
 _NEVER_DISK = re.compile(r"console\.log(?:\.[0-9]+)?|libvirt\.xml|disk\.info")
@@ -54,14 +55,15 @@ _NEVER_DISK = re.compile(r"console\.log(?:\.[0-9]+)?|libvirt\.xml|disk\.info")
 class Chains:
     """``files`` and ``names`` map what is stood on to the disks on it; ``disks`` were looked at.
 
-    ``folders`` holds each instance folder's mtime in nanoseconds, to find later what changed.
-    ``leftovers`` are disks whose making was cut off.
+    ``folders`` holds each instance folder's mtime, and ``begun_ns`` when reading began, both in
+    nanoseconds, to find later what changed. ``leftovers`` are disks whose making was cut off.
     """
 
     files: dict[FileId, tuple[str, ...]]
     names: dict[str, tuple[str, ...]]
     missing: tuple[str, ...]
     folders: dict[str, int]
+    begun_ns: int
     leftovers: tuple[Path, ...]
     disks: int
 
@@ -70,22 +72,24 @@ def read_chains(
     layout: Layout,
     *,
     set_aside: Collection[Path] = (),
-    known: dict[str, int] | None = None,
+    since: Chains | None = None,
     emit: events.Emit = events.ignore,
 ) -> Chains:
-    """Read the chains of every disk; with ``known`` only of folders new or changed since."""
-    reader = _Reader(frozenset(os.fspath(p) for p in set_aside), emit)
+    """Read the chains of every disk; with ``since`` only where something changed since then."""
+    reader = _Reader(frozenset(map(os.fspath, set_aside)), emit, _device_of(layout.base))
+    begun_ns = time.time_ns()
     folders: dict[str, int] = {}
-    settled_ns = time.time_ns() - _SETTLED_NS
+    reader.read_folder(os.fspath(layout.instances_path), besides={REGISTRY})
     for folder, mtime_ns in _instance_folders(layout, reader.missing):
-        folders[folder] = mtime_ns if mtime_ns < settled_ns else _UNSETTLED
-        if known is None or known.get(folder) != mtime_ns:
-            reader.read_folder(folder)
+        folders[folder] = mtime_ns
+        if since is None or _changed(folder, mtime_ns, since):
+            reader.read_tree(folder)
     return Chains(
         files={file: tuple(sorted(disks)) for file, disks in reader.files.items()},
         names={name: tuple(sorted(disks)) for name, disks in reader.names.items()},
         missing=tuple(reader.missing),
         folders=folders,
+        begun_ns=begun_ns,
         leftovers=tuple(reader.leftovers),
         disks=reader.disks,
     )
@@ -173,7 +177,9 @@ class _Chain:
 class _Reader:
     """One reading: every file behind a backing name is opened once."""
 
-    def __init__(self, set_aside: frozenset[str], emit: events.Emit) -> None:
+    def __init__(
+        self, set_aside: frozenset[str], emit: events.Emit, device: int | None = None
+    ) -> None:
         self.files: defaultdict[FileId, list[str]] = defaultdict(list)
         self.names: defaultdict[str, list[str]] = defaultdict(list)
         self.missing: list[str] = []
@@ -181,18 +187,33 @@ class _Reader:
         self.disks = 0
         self._set_aside = set_aside
         self._emit = emit
+        self._device = device
         self._behind: dict[_Step, _Link] = {}
         self._told: set[_Trouble] = set()
 
-    def read_folder(self, folder: str) -> None:
+    def read_tree(self, folder: str, depth: int = 0) -> None:
+        """The disks of a folder and of the folders in it, as snapshots are sometimes kept."""
+        below = self.read_folder(folder)
+        if below and depth == _DEEPEST_FOLDER:
+            self.missing.append(f"{folder} holds folders too deep to look into")
+            return
+        for inner in below:
+            self.read_tree(inner, depth + 1)
+
+    def read_folder(self, folder: str, besides: Collection[str] = ()) -> list[str]:
+        """The disks directly in a folder, but for names ``besides``; returns the folders in it."""
         try:
             with os.scandir(folder) as found:
-                items = [item for item in found if not _is_folder(item)]
+                all_items = [item for item in found if item.name not in besides]
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
             self.missing.append(f"{folder} cannot be listed: {error.strerror}")
-            return
+            return []
+        self._read_items([item for item in all_items if _may_be_disk(item)])
+        return [item.path for item in all_items if item.is_dir(follow_symlinks=False)]
+
+    def _read_items(self, items: Iterable[os.DirEntry[str]]) -> None:
         for item in items:
             ours = is_disk_leftover(item.name) or is_info_litter(item.name)
             if ours:
@@ -254,12 +275,24 @@ class _Reader:
             if error.errno not in _NOWHERE:
                 return _unread(step.path, error)
             return _Link(name=entry_name_of(step.path))
-        # A device or a folder is something, too, but no more is to be read of it.
-        here = _Link(file=FileId(status.st_dev, status.st_ino))
+        here = _Link(FileId(status.st_dev, status.st_ino), self._name_elsewhere(step, status))
+        # Opening a device can act: a guest may name /dev/watchdog as its disk's backing file.
+        if not stat.S_ISREG(status.st_mode):
+            return here
         found = self.read_file(step.path, raw=step.raw)
         if found is None:
             return here
-        return found if found.file is not None else replace(found, file=here.file)
+        return replace(found, file=here.file, name=here.name)
+
+    def _name_elsewhere(self, step: _Step, status: os.stat_result) -> str | None:
+        """The entry that a file on another device has the name of.
+
+        The cache seen through another mount (an overlay, a second mount of one export) has other
+        device and inode numbers, so there the name must do.
+        """
+        if self._device in (None, status.st_dev):
+            return None
+        return entry_name_of(step.path)
 
     def read_file(self, path: str, *, raw: bool = False) -> _Link | None:
         """What the file at ``path`` says; None when it is no regular file, or gone.
@@ -303,12 +336,15 @@ class _Reader:
         return _Link(file, below=tuple(below))
 
     def _ask_qemu(self, file: FileId, path: str, image_format: str) -> _Link:
-        """An overlay format not parsed here: qemu-img follows it, being told the format."""
+        """An overlay format not parsed here: qemu-img says what it names, being told the format.
+
+        It looks at this one file: a name may lead to a server that never answers.
+        """
         try:
-            names = qemu_img.chain(Path(path), image_format)
+            backing = qemu_img.info(Path(path), image_format, shared=True).backing
         except errors.BasecacheError as error:
             return _damaged(file, path, error.message)
-        return _Link(file, below=_steps(names[1:], path, raw=False))
+        return _Link(file, below=_steps((backing,) if backing else (), path, raw=False))
 
     def weigh(self, disk: str, troubles: Iterable[_Trouble]) -> None:
         """What could not be told is missing evidence, unless the operator or the disk's own
@@ -349,6 +385,37 @@ def _unread(path: str, error: OSError) -> _Link:
 
 def _damaged(file: FileId, path: str, why: str) -> _Link:
     return _Link(file, troubles=(_Trouble(path, why, damaged=True),))
+
+
+def _device_of(folder: Path) -> int | None:
+    try:
+        return os.stat(folder).st_dev
+    except OSError:
+        return None
+
+
+def _changed(folder: str, mtime_ns: int, since: Chains) -> bool:
+    """Whether the folder, or a file in it, may have changed since ``since`` was read.
+
+    A rebase rewrites a disk in place, which moves no folder's time but the file's own.
+    """
+    before_ns = since.begun_ns - _SETTLED_NS
+    if since.folders.get(folder) != mtime_ns or mtime_ns >= before_ns:
+        return True
+    try:
+        with os.scandir(folder) as found:
+            return any(
+                item.is_dir(follow_symlinks=False)
+                or item.stat(follow_symlinks=False).st_ctime_ns >= before_ns
+                for item in found
+            )
+    except OSError:
+        return True
+
+
+def _may_be_disk(item: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link that does not lead to a folder."""
+    return item.is_file(follow_symlinks=False) or (item.is_symlink() and not _is_folder(item))
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:
