@@ -215,11 +215,7 @@ def test_nobody_runs_qemu_on_what_a_guest_wrote(
 ) -> None:
     """qemu-img would follow the names in it, over the network too."""
     ran = tmp_path / "ran"
-    (tmp_path / "bin").mkdir()
-    tool = tmp_path / "bin" / "qemu-img"
-    tool.write_text(f"#!/bin/sh\ntouch {ran}\nexit 1\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    put_in_front(monkeypatch, tmp_path, f"touch {ran}")
     stand.raw(VHDX_JUNK, born="raw")
     (stand.folder() / "console.log").write_bytes(VHDX_JUNK)
     assert stand.read().missing == ()
@@ -227,6 +223,24 @@ def test_nobody_runs_qemu_on_what_a_guest_wrote(
     stand.raw(VHDX_JUNK, born="qcow2")
     assert len(stand.read().missing) == 1
     assert ran.exists()
+
+
+def put_in_front(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str) -> None:
+    """A qemu-img that does this and fails."""
+    tool = folder / "bin" / "qemu-img"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n{command}\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+
+
+def test_a_disk_that_vanishes_before_it_is_understood_is_no_trouble(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    vanishing = stand.raw(VHDX_JUNK)
+    put_in_front(monkeypatch, tmp_path, f"rm {vanishing}")
+    assert stand.read().missing == ()
+    assert not vanishing.exists()
 
 
 def test_junk_in_a_raw_file_that_an_overlay_says_is_raw_is_no_trouble(stand: Stand) -> None:
@@ -281,7 +295,7 @@ def test_what_is_no_file_is_no_disk(stand: Stand) -> None:
 
 
 def test_disks_that_vanish_while_looking_are_no_trouble(stand: Stand) -> None:
-    """Somebody makes and deletes disks, good and bad, all the time."""
+    """Somebody makes and deletes disks all the time."""
     stand.overlay(stand.base(), "stays")
     over = threading.Event()
 

@@ -172,7 +172,8 @@ def _open(path: Path, *, shared: bool) -> int:
 
 def _make(path: Path) -> None:
     try:
-        make_folder(path.parent)
+        if not path.parent.is_dir():
+            make_folder(path.parent)
         make_file(path)
     except OSError as error:
         raise errors.from_os(error, path, "making the lock") from error

@@ -34,6 +34,7 @@ class Retrying:
         longest_wait_seconds: float = LONGEST_WAIT_SECONDS,
     ) -> None:
         self._source = source
+        self._identifying = source if isinstance(source, Identifying) else None
         self._attempts = attempts
         self._emit = emit
         self._wait = tenacity.wait_random_exponential(first_wait_seconds, longest_wait_seconds)
@@ -43,12 +44,10 @@ class Retrying:
         return self._source.name
 
     def identify(self, image: str) -> str:
-        source = self._source
-        return source.identify(image) if isinstance(source, Identifying) else image
+        return self._identifying.identify(image) if self._identifying else image
 
     def stated(self, image: str) -> Digest | None:
-        source = self._source
-        return source.stated(image) if isinstance(source, Identifying) else None
+        return self._identifying.stated(image) if self._identifying else None
 
     def list_images(self, query: ImageQuery) -> list[Image]:
         return self.call("the list of images", lambda: self._source.list_images(query))
