@@ -88,6 +88,18 @@ class EntryKind(StrEnum):
     UNKNOWN = "unknown"
 
 
+# The kinds that hold what disks are made from, as against what belongs to one or is in the making.
+CONTENT_KINDS = frozenset(
+    {
+        EntryKind.ORIGINAL,
+        EntryKind.RESIZED,
+        EntryKind.KERNEL,
+        EntryKind.SWAP,
+        EntryKind.EPHEMERAL,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class FileId:
     """A file as the kernel knows it, however many names it has."""

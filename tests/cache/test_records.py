@@ -347,7 +347,8 @@ def test_killed_in_the_middle_the_record_is_the_old_or_the_new(
     assert process.stdout is not None
     said = [int(process.stdout.readline()) for _ in range(updates)]
     process.send_signal(signal.SIGKILL)
-    said += [int(line) for line in process.communicate()[0].splitlines()]
+    said += [int(line) for line in process.stdout.read().splitlines()]
+    process.wait(SAFETY_SECONDS)
     seen = Seen()
     record = records.read(layout, SHA1, seen)
     assert seen.troubles == []

@@ -131,11 +131,13 @@ def _draw_chains(draw: st.DrawFn, entries: list[Entry]) -> list[tuple[Entry, Ent
         return []
     positions = st.integers(min_value=0, max_value=len(entries) - 1)
     pairs = draw(st.lists(st.tuples(positions, positions), min_size=2, max_size=8))
-    upwards = ((max(pair), min(pair)) for pair in pairs if pair[0] != pair[1])
+    # A file stands on earlier ones only, by whichever of its names: no loops.
+    files = [entry.file_id for entry in entries]
+    first = [files.index(file) for file in files]
     return [
-        (entries[child], entries[parent])
-        for child, parent in upwards
-        if entries[child].file_id != entries[parent].file_id
+        (entries[max(pair)], entries[min(pair)])
+        for pair in ((first[one], first[other]) for one, other in pairs)
+        if pair[0] != pair[1]
     ]
 
 

@@ -66,18 +66,6 @@ def test_a_file_system_that_nobody_can_make_is_refused() -> None:
     assert "ext4" in caught.value.known
 
 
-def test_virt_mkfs_lines() -> None:
-    lines = ["linux=mkfs.ext4 -O a=b %(target)s", " default = mkfs.vfat %(target)s", "windows="]
-    assert generated.parse_virt_mkfs(lines) == {
-        "linux": "mkfs.ext4 -O a=b %(target)s",
-        "default": "mkfs.vfat %(target)s",
-        "windows": "",
-    }
-    for line in ("mkfs.ext4", "=mkfs.ext4"):
-        with pytest.raises(errors.ConfigError, match="virt_mkfs"):
-            generated.parse_virt_mkfs([line])
-
-
 def test_a_command_is_words_and_no_shell(tmp_path: Path) -> None:
     target = tmp_path / "a $(touch pwned) 'b'; c"
     plan = plan_ephemeral("linux", None, {"linux": "tool -L %(fs_label)s 'a b' %(target)s"}, None)

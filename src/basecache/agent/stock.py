@@ -17,17 +17,7 @@ from basecache.cache import layout as layout_
 from basecache.cache import pins, records, space
 from basecache.cache.pins import Pin
 from basecache.cache.plan import Policy, plan_sweep
-from basecache.model import Action, Decision, Entry, EntryKind, Reason
-
-_SHOWN = frozenset(
-    {
-        EntryKind.ORIGINAL,
-        EntryKind.RESIZED,
-        EntryKind.KERNEL,
-        EntryKind.SWAP,
-        EntryKind.EPHEMERAL,
-    }
-)
+from basecache.model import CONTENT_KINDS, Action, Decision, Entry, EntryKind, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +51,7 @@ def list_held(parts: Parts) -> Iterator[Held]:
     held = pins.read_all(parts.store.layout, parts.emit)
     now = time.time()
     for entry in sorted(entries, key=lambda e: e.name):
-        if entry.kind in _SHOWN:
+        if entry.kind in CONTENT_KINDS:
             try:
                 record = valid_record(parts, entry)
             except errors.StorageFailed:

@@ -32,18 +32,9 @@ from basecache.agent.parts import Parts
 from basecache.agent.stock import resolve_name
 from basecache.cache import locks, records
 from basecache.images import digest
-from basecache.model import Digest, Entry, EntryKind, Verdict, Verification
+from basecache.model import CONTENT_KINDS, Digest, Entry, Verdict, Verification
 
 BASELINE = "blake3"
-_CONTENT = frozenset(
-    {
-        EntryKind.ORIGINAL,
-        EntryKind.RESIZED,
-        EntryKind.KERNEL,
-        EntryKind.SWAP,
-        EntryKind.EPHEMERAL,
-    }
-)
 
 
 def verify_all(
@@ -56,7 +47,7 @@ def verify_all(
     """
     entries, _ = list_entries(parts.store.layout)
     only = None if name is None else resolve_name(parts, name)
-    chosen = [e for e in entries if e.kind in _CONTENT and only in (None, e.name)]
+    chosen = [e for e in entries if e.kind in CONTENT_KINDS and only in (None, e.name)]
     if name is not None and not chosen:
         raise errors.NotFound("entry", name, str(parts.store.layout.base))
     for entry in sorted(chosen, key=lambda e: e.name):

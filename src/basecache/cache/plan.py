@@ -24,7 +24,7 @@ from pathlib import Path
 
 from basecache.cache import layout
 from basecache.cache.pins import Pin
-from basecache.model import Action, Decision, Entry, EntryKind, FileId, Reason
+from basecache.model import CONTENT_KINDS, Action, Decision, Entry, EntryKind, FileId, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +71,7 @@ class Facts:
     @property
     def names(self) -> frozenset[str]:
         """The names of the entries that are there."""
-        return frozenset(e.name for e in self.entries if e.kind in _ENTRIES)
-
-
-_ENTRIES = frozenset(
-    {
-        EntryKind.ORIGINAL,
-        EntryKind.RESIZED,
-        EntryKind.KERNEL,
-        EntryKind.SWAP,
-        EntryKind.EPHEMERAL,
-    }
-)
+        return frozenset(e.name for e in self.entries if e.kind in CONTENT_KINDS)
 
 
 # A record or lock on its way to its name is written under no lock that a sweep could look at.

@@ -79,17 +79,6 @@ class MkfsPlan:
         return [*how.command, how.label_option, short, str(target)]
 
 
-def parse_virt_mkfs(lines: Sequence[str]) -> dict[str, str]:
-    """``os_type=command`` lines as a table; ConfigError for a line that is not one."""
-    commands = {}
-    for line in lines:
-        os_type, equals, command = line.partition("=")
-        if not equals or not os_type.strip():
-            raise errors.ConfigError(f"virt_mkfs: {line!r} is not <os_type>=<mkfs command>")
-        commands[os_type.strip()] = command.strip()
-    return commands
-
-
 def plan_ephemeral(
     os_type: str | None,
     guest_format: str | None,

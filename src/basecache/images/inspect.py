@@ -86,22 +86,6 @@ def detect(path: Path) -> Inspection:
     return _ask_qemu(path, _look(path, path.name), path.name, None)
 
 
-def inspect_own(path: Path, format: str) -> Inspection:  # noqa: A002
-    """The size of a file whose ``format`` is known, because we made it or recorded it.
-
-    Content is not guessed again: a guest or an image may hold anything. UnsafeImage when a header
-    that must be there is not; StorageFailed when the file cannot be read.
-    """
-    if format in _OPAQUE:
-        return Inspection(format, _whole_sectors(_regular_size(path)))
-    header = _read_header(path, path.name)
-    if header.format != format:
-        raise errors.UnsafeImage(path.name, f"it is recorded as {format}, and is {header.format}")
-    if format == "qcow2" and header.virtual_size_bytes is not None:
-        return Inspection(format, header.virtual_size_bytes)
-    return Inspection(format, qemu_img.info(path, format).virtual_size_bytes)
-
-
 def name_for_qemu(format: str | None) -> str | None:  # noqa: A002
     """qemu-img's name of an image service's format; None (or "") when none is declared."""
     if not format:

@@ -215,7 +215,8 @@ class _Reader:
 
     def _read_items(self, items: Iterable[os.DirEntry[str]]) -> None:
         for item in items:
-            ours = is_disk_leftover(item.name) or is_info_litter(item.name)
+            hidden = item.name.startswith(".")
+            ours = hidden and (is_disk_leftover(item.name) or is_info_litter(item.name))
             if ours:
                 self.leftovers.append(Path(item.path))
             no_disk = ours or _NEVER_DISK.fullmatch(item.name) is not None
@@ -235,6 +236,8 @@ class _Reader:
         if link is None:
             return
         self.disks += link.file is not None
+        if not link.below and not link.troubles:
+            return
         chain = self.chain_of(link)
         for file in dict.fromkeys(chain.files):
             self.files[file].append(path)
