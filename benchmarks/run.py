@@ -42,17 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = arguments.only or list(MEASUREMENTS)
     with tempfile.TemporaryDirectory(prefix="basecache-bench-", dir=arguments.scratch) as scratch:
         place = Place(Path(scratch), arguments.quick)
-        figures, skipped = _measure(place, names)
-        if arguments.only is None and not arguments.quick:
-            report.write(PAGE, figures, skipped, place.root)
-            print(f"written: {os.path.relpath(PAGE)}")
+        page = PAGE if arguments.page or not (arguments.only or arguments.quick) else None
+        figures = _measure(place, names, page)
     return 1 if any(figure.met is False for figure in figures) else 0
 
 
-def _measure(place: Place, names: Sequence[str]) -> tuple[list[Figure], list[str]]:
+def _measure(place: Place, names: Sequence[str], page: Path | None) -> list[Figure]:
+    """Measure in turn. The page is written after each, so a run that is cut off leaves its own."""
     figures: list[Figure] = []
     skipped: list[str] = []
+    done: set[str] = set()
     for name in names:
+        done.add(name)
         measure, tools = MEASUREMENTS[name]
         try:
             _require(tools)
@@ -62,7 +63,13 @@ def _measure(place: Place, names: Sequence[str]) -> tuple[list[Figure], list[str
         except Skipped as why:
             print(f"{name}: left out: {why}\n", flush=True)
             skipped.append(f"{name}: {why}")
-    return figures, skipped
+        if page is not None:
+            left = [
+                f"{other}: not measured in this run" for other in MEASUREMENTS if other not in done
+            ]
+            report.write(page, figures, [*skipped, *left], place.root)
+            print(f"written: {os.path.relpath(page)}", flush=True)
+    return figures
 
 
 def _require(tools: Sequence[str]) -> None:
@@ -75,6 +82,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="small inputs, few runs, no page")
+    parser.add_argument("--page", action="store_true", help="write the page of a part, too")
     parser.add_argument(
         "--scratch", metavar="FOLDER", help="where to measure; takes 12 GiB (default: $TMPDIR)"
     )

@@ -111,7 +111,6 @@ def plant(root: Path) -> Tree:
         disk = host.create_disk("pattern", image=image_id, size=20 * GiB, backend="qcow2")
         tree._patterns.append((disk.path.stat().st_size, list(_read_blocks(disk.path))))
         host.delete_disk("pattern", "disk")
-    (instances / "pattern").rmdir()
     return tree
 
 

@@ -27,6 +27,7 @@ _QCOW2_BACKING_FORMAT = 0xE2792ACA
 _QCOW2_DATA_FILE_NAME = 0x44415441
 _QED_BACKING = 1 << 0
 _QED_BACKING_IS_RAW = 1 << 2
+_VDI_OFFSET = 0x40
 _VDI_MAGIC = b"\x7f\x10\xda\xbe"
 _VDI_SELF_CONTAINED = (1, 2)
 _VPC_DIFFERENCING = 4
@@ -63,13 +64,18 @@ class Header:
     asks_qemu: bool = False
 
 
+_RAW = Header("raw")
+
+
 def read_header(descriptor: int) -> Header:
     """The header of an open file; its position is not moved. DamagedHeader; OSError passes."""
     start = os.pread(descriptor, _COMMON_BYTES, 0)
+    if not start.startswith(_FIRST_BYTES) and not start.startswith(_VDI_MAGIC, _VDI_OFFSET):
+        return _RAW
     for magic, offset, smallest, parse in _FORMATS:
         if start.startswith(magic, offset) and len(start) >= smallest:
             return parse(_Start(descriptor, start))
-    return Header("raw")
+    return _RAW
 
 
 def read_header_of(path: str | os.PathLike[str]) -> Header:
@@ -240,8 +246,9 @@ _FORMATS: tuple[tuple[bytes, int, int, Callable[[_Start], Header]], ...] = (
     (b"LUKS\xba\xbe", 0, 64, _known("luks", asks_qemu=False)),
     (b"WithoutFreeSpace", 0, 64, _known("parallels", asks_qemu=True)),
     (b"WithouFreSpacExt", 0, 64, _known("parallels", asks_qemu=True)),
-    (_VDI_MAGIC, 0x40, 512, _parse_vdi),
+    (_VDI_MAGIC, _VDI_OFFSET, 512, _parse_vdi),
 )
+_FIRST_BYTES = tuple(magic for magic, offset, _, _ in _FORMATS if offset == 0)
 
 
 _PROTOCOL = re.compile(r"([a-z][a-z0-9+_-]*):", re.IGNORECASE)
